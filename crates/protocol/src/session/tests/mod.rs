@@ -1,0 +1,5 @@
+mod content;
+mod converge;
+mod hostile;
+mod rules;
+mod world;
