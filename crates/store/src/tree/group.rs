@@ -1,0 +1,261 @@
+//! Taking rows in: the gate, the registers, unification.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use pacsync_protocol::row::{Kind, Life, Row};
+use pacsync_protocol::{NodeId, RowId};
+
+use super::record::{Group, Held, Slot};
+use super::tables::{Backend, Tree, TreeTables, dir_key, path_key, split_place};
+use super::{Carrier, Inserted, TreeError};
+
+impl TreeTables<'_> {
+    /// Takes a row in. Derived state follows with the next [`settle`](Self::settle).
+    ///
+    /// `id` and `bytes` must be those of `row`, and the segments that `row` depends on must have
+    /// been taken in before.
+    ///
+    /// # Errors
+    /// [`TreeError::Hostile`] for a row that no honest writer makes; then nothing changed.
+    pub fn insert(
+        &mut self,
+        id: RowId,
+        row: &Row,
+        bytes: &[u8],
+        carrier: Carrier,
+    ) -> Result<Inserted, TreeError> {
+        if self.b.has_row(&id)? {
+            return Ok(Inserted::Known);
+        }
+        self.b.trim()?;
+        let into = self.admit(id, row)?;
+        let link = self.link_to(&row.past, carrier, row.keys.content.is_some())?;
+        let held = Arc::new(Held {
+            link,
+            row: row.clone(),
+        });
+        self.b.put_row(id, Arc::clone(&held), bytes)?;
+        if let Some(at) = &row.keys.at
+            && at.stamp > self.b.totals.max_stamp
+        {
+            self.b.totals_mut().max_stamp = at.stamp;
+        }
+
+        let mut born_again = false;
+        let mut rep = match self.b.find(&row.node)? {
+            Some(rep) => {
+                born_again = row.is_birth();
+                rep
+            }
+            None => {
+                let kind = row.keys.kind.unwrap_or(Kind::File);
+                let group = Group::new(kind, row.keys.adopted, id);
+                self.b.put_slot(row.node, Slot::Group(group));
+                row.node
+            }
+        };
+        if let Some(other) = into {
+            rep = self.unite(rep, other)?;
+        }
+        self.b.pending.touched.insert(rep);
+        self.write_registers(&rep, id, &held)?;
+        if let Some(at) = &row.keys.at {
+            self.take_place(&rep, id, row.node, at)?;
+        }
+        if born_again {
+            self.bear_again(rep)?;
+        }
+        Ok(Inserted::New)
+    }
+
+    /// The gate. Gives the group that the row's group is united with, if it says so.
+    fn admit(&mut self, id: RowId, row: &Row) -> Result<Option<NodeId>, TreeError> {
+        let hostile = |why| Err(TreeError::Hostile { row: id, why });
+        let own = self.b.find(&row.node)?;
+        if own.is_none() && !row.is_birth() {
+            return hostile("it writes about an unknown node");
+        }
+        if row.node == NodeId::ROOT {
+            return hostile("it writes about the root");
+        }
+        if let Some(at) = &row.keys.at
+            && self.b.find(&at.parent)?.is_none()
+        {
+            return hostile("its parent is unknown");
+        }
+        let kind = match &own {
+            Some(rep) => Some(self.b.group(rep)?.kind),
+            None => row.keys.kind,
+        };
+        let into = match &row.keys.into {
+            None => None,
+            Some(node) => match self.b.find(node)? {
+                None => return hostile("it unifies with an unknown node"),
+                Some(NodeId::ROOT) => return hostile("it unifies with the root"),
+                Some(rep) if Some(self.b.group(&rep)?.kind) != kind => {
+                    return hostile("it unifies nodes of different kinds");
+                }
+                Some(rep) => Some(rep),
+            },
+        };
+        for past in &row.past {
+            let Some(held) = self.b.held(self.space, past)? else {
+                return hostile("its past is unknown");
+            };
+            let group = self.b.find(&held.row.node)?;
+            if group != own && (into.is_none() || group != into) {
+                return hostile("its past is of another node");
+            }
+        }
+        Ok(into)
+    }
+
+    fn write_registers(&mut self, rep: &NodeId, id: RowId, held: &Held) -> Result<(), TreeError> {
+        let keys = &held.row.keys;
+        let mut group = self.b.group(rep)?.clone();
+        for (register, writes) in [
+            (&mut group.heads, true),
+            (&mut group.content, keys.content.is_some()),
+            (&mut group.mode, keys.mode.is_some()),
+            (&mut group.life, keys.life.is_some()),
+            (&mut group.deads, keys.life == Some(Life::Dead)),
+        ] {
+            if writes {
+                *register = self.newest(register, id, held)?;
+            }
+        }
+        *self.b.group_mut(rep)? = group;
+        Ok(())
+    }
+
+    /// A register after a write. A new row is never behind an old one: all of its past was here.
+    fn newest(&self, old: &[RowId], id: RowId, held: &Held) -> Result<Vec<RowId>, TreeError> {
+        let mut newest = Vec::with_capacity(old.len() + 1);
+        for row in old {
+            if !held.row.past.contains(row) && !self.is_ancestor(row, &id)? {
+                newest.push(*row);
+            }
+        }
+        newest.push(id);
+        newest.sort_unstable();
+        Ok(newest)
+    }
+
+    /// Makes two groups one.
+    fn unite(&mut self, a: NodeId, b: NodeId) -> Result<NodeId, TreeError> {
+        if a == b {
+            return Ok(a);
+        }
+        self.retract(&a)?;
+        self.retract(&b)?;
+        let order = |node: NodeId, group: &Group| (group.adopted, node);
+        let a_first = order(a, self.b.group(&a)?) < order(b, self.b.group(&b)?);
+        let (winner, loser) = if a_first { (a, b) } else { (b, a) };
+        let lost = self.b.group(&loser)?.clone();
+        let won = self.b.group(&winner)?.at;
+        let at = self.later_place(won, lost.at)?;
+        let group = self.b.group_mut(&winner)?;
+        for (into, from) in [
+            (&mut group.heads, lost.heads),
+            (&mut group.content, lost.content),
+            (&mut group.mode, lost.mode),
+            (&mut group.life, lost.life),
+            (&mut group.deads, lost.deads),
+        ] {
+            into.extend(from);
+            into.sort_unstable();
+        }
+        group.at = at;
+        group.named |= lost.named;
+        group.live_children += lost.live_children;
+        let replay = group.kind == Kind::Dir && group.named;
+        self.b.pending.replay |= replay;
+        self.give_way(loser, winner)?;
+        Ok(winner)
+    }
+
+    fn later_place(
+        &mut self,
+        a: Option<RowId>,
+        b: Option<RowId>,
+    ) -> Result<Option<RowId>, TreeError> {
+        let (Some(a), Some(b)) = (a, b) else {
+            return Ok(a.or(b));
+        };
+        let later = self.place_order(&a)? > self.place_order(&b)?;
+        Ok(Some(if later { a } else { b }))
+    }
+
+    /// Leads from a former representative to another, and moves what is placed in it.
+    fn give_way(&mut self, loser: NodeId, winner: NodeId) -> Result<(), TreeError> {
+        let space = self.space;
+        let prefix = dir_key(space, &loser);
+        let places = self.b.places(&prefix)?.collect::<Result<Vec<_>, _>>()?;
+        for (key, flag) in places {
+            let (_, name, child) = split_place(&key)?;
+            self.b.places.remove(key.as_slice())?;
+            let path = path_key(space, &winner, &name);
+            let mut moved = path.clone();
+            moved.extend_from_slice(child.as_bytes());
+            self.b.places.insert(moved.as_slice(), flag)?;
+            self.b.pending.paths.insert(path);
+            self.b.pending.paths.insert(path_key(space, &loser, &name));
+            self.b.pending.touched.insert(child);
+        }
+        self.b.put_slot(loser, Slot::Forward(winner));
+        self.b.pending.touched.insert(winner);
+        self.b.pending.touched.remove(&loser);
+        self.b.pending.gone.insert(loser);
+        self.b.pending.gone.remove(&winner);
+        Ok(())
+    }
+
+    /// Looks anew at what a group's birth rows say: a node got a second one.
+    fn bear_again(&mut self, rep: NodeId) -> Result<(), TreeError> {
+        let heads = self.b.group(&rep)?.heads.clone();
+        let rows = self.rows_of(&heads)?;
+        let mut births: BTreeMap<NodeId, (RowId, Kind, bool)> = BTreeMap::new();
+        for (id, held) in &rows {
+            if let Some(kind) = held.row.keys.kind {
+                let birth = (*id, kind, held.row.keys.adopted);
+                let lowest = births.entry(held.row.node).or_insert(birth);
+                *lowest = birth.min(*lowest);
+            }
+        }
+        let first = births
+            .iter()
+            .map(|(node, (row, kind, adopted))| (*adopted, *node, *row, *kind));
+        let Some((adopted, node, birth, kind)) = first.min() else {
+            return Err(TreeError::Damaged("a group without a birth"));
+        };
+        self.retract(&rep)?;
+        let group = self.b.group_mut(&rep)?;
+        let old_kind = group.kind;
+        (group.kind, group.adopted, group.birth) = (kind, adopted, birth);
+        if node != rep {
+            let group = group.clone();
+            self.b.put_slot(node, Slot::Group(group));
+            self.give_way(rep, node)?;
+        }
+        if kind != old_kind && (kind == Kind::Dir || old_kind == Kind::Dir) {
+            self.change_kind(&node, kind, &rows)?;
+        }
+        Ok(())
+    }
+}
+
+impl<B: Backend> Tree<B> {
+    /// All rows from some heads back, by id.
+    pub(super) fn rows_of(&self, heads: &[RowId]) -> Result<BTreeMap<RowId, Arc<Held>>, TreeError> {
+        let mut rows = BTreeMap::new();
+        let mut seen: BTreeSet<RowId> = heads.iter().copied().collect();
+        let mut todo = heads.to_vec();
+        while let Some(id) = todo.pop() {
+            let held = self.held(&id)?;
+            todo.extend(held.row.past.iter().filter(|past| seen.insert(**past)));
+            rows.insert(id, held);
+        }
+        Ok(rows)
+    }
+}
