@@ -1,0 +1,124 @@
+//! Acks: who has what on disk.
+
+use pacsync_protocol::ack::{Ack, VerifiedAck};
+use pacsync_protocol::session::Input;
+use pacsync_protocol::{DeviceId, SpaceId};
+use pacsync_store::StoreError;
+
+use super::Device;
+use crate::net::{ConnId, PeerStanding};
+use crate::worktree::Now;
+
+/// Own acks that nobody asked for are told this long after a change, at most so often.
+const TELL_MS: u64 = 250;
+
+impl Device {
+    pub(super) fn load_acks(&mut self) -> Result<(), StoreError> {
+        let spaces: Vec<SpaceId> = self.store.spaces().map(|space| space.id).collect();
+        for space in spaces {
+            for bytes in self.store.acks(&space)? {
+                if let Ok(ack) = VerifiedAck::from_bytes(&bytes) {
+                    self.acks.insert((space, ack.ack().device), ack);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps a peer's ack if its device is of the pac and it is the newest.
+    pub(super) fn keep_ack(&mut self, ack: VerifiedAck) -> Result<(), StoreError> {
+        let key = (ack.ack().space, ack.ack().device);
+        let known = self.store.roster().member(&key.1).is_some();
+        let newer = self.acks.get(&key).is_none_or(|b| b.ack().time_ms < ack.ack().time_ms);
+        if !known || !newer || self.store.space(&key.0).is_err() {
+            return Ok(());
+        }
+        let mut txn = self.store.begin()?;
+        txn.put_ack(&key.0, &key.1, ack.bytes())?;
+        txn.commit_lazily()?;
+        self.acks.insert(key, ack);
+        Ok(())
+    }
+
+    pub(super) fn ack_later(&mut self, space: SpaceId, now: Now) {
+        let wanted = self.peers.values().any(|peer| peer.acks_wanted.contains_key(&space));
+        let at = if wanted { now.ms } else { now.ms + TELL_MS };
+        let due = self.own_acks_due.entry(space).or_insert(at);
+        *due = (*due).min(at);
+    }
+
+    /// This device's word on a space, if its disk shows what the tree says.
+    fn own_ack(&self, space: &SpaceId, now: Now) -> Result<Option<VerifiedAck>, StoreError> {
+        let Some(worktree) = self.worktrees.get(space) else { return Ok(None) };
+        let vector = self.store.applied(space)?;
+        if !worktree.is_applied() || !vector.covers(&self.store.held(space)?) {
+            return Ok(None);
+        }
+        let ack = Ack {
+            device: self.store.identity().keys.id(),
+            space: *space,
+            vector,
+            clock: self.store.clock(space)?,
+            time_ms: now.ms,
+        };
+        Ok(ack.sign(&self.store.identity().keys.sign).ok())
+    }
+
+    /// Tells own acks that are due: to who asked at once, to the others if they are news.
+    pub(super) fn tell_acks(&mut self, now: Now) -> Result<(), StoreError> {
+        let due: Vec<SpaceId> = self
+            .own_acks_due
+            .iter()
+            .filter(|(_, at)| **at <= now.ms)
+            .map(|(space, _)| *space)
+            .collect();
+        for space in due {
+            let own = self.store.identity().keys.id();
+            let Some(ack) = self.own_ack(&space, now)? else {
+                // Told when the disk has caught up: each step of the worktree asks again.
+                self.own_acks_due.remove(&space);
+                continue;
+            };
+            self.own_acks_due.remove(&space);
+            let news = self
+                .acks
+                .get(&(space, own))
+                .is_none_or(|before| before.ack().vector != ack.ack().vector);
+            let others: Vec<Vec<u8>> = self
+                .acks
+                .iter()
+                .filter(|((s, device), _)| *s == space && *device != own)
+                .map(|(_, ack)| ack.bytes().to_vec())
+                .collect();
+            let conns: Vec<(ConnId, Option<u64>)> = self
+                .peers
+                .iter_mut()
+                .filter(|(_, peer)| peer.standing == PeerStanding::Known)
+                .map(|(conn, peer)| (*conn, peer.acks_wanted.remove(&space)))
+                .collect();
+            for (conn, token) in conns {
+                if token.is_none() && !news {
+                    continue;
+                }
+                let mut acks = vec![ack.bytes().to_vec()];
+                if token.is_some() {
+                    acks.extend(others.iter().cloned());
+                }
+                self.feed(conn, Input::Acks { acks, answers: token }, now)?;
+            }
+            self.acks.insert((space, own), ack);
+        }
+        Ok(())
+    }
+
+    /// Whether a device's last word on a space is the state of this device.
+    pub(super) fn ack_matches(
+        &self,
+        space: &SpaceId,
+        device: &DeviceId,
+    ) -> Result<bool, StoreError> {
+        let Some(ack) = self.acks.get(&(*space, *device)) else { return Ok(false) };
+        let held = self.store.held(space)?;
+        Ok(ack.ack().vector.covers(&held) && held.covers(&ack.ack().vector))
+    }
+}

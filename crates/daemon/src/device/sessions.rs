@@ -1,0 +1,526 @@
+//! Sessions with peers: what the protocol's state machine asks for is done on the store and the
+//! worktrees here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use pacsync_protocol::ack::VerifiedAck;
+use pacsync_protocol::segment::SignedSegment;
+use pacsync_protocol::session::{
+    Config as SessionConfig, Input, Loaded, Output, PeerStanding as Standing, Refusal, Session,
+    Wanted,
+};
+use pacsync_protocol::wire::{self, Item};
+use pacsync_protocol::{Dep, DeviceId, Head, LogId, SpaceId};
+use pacsync_store::StoreError;
+
+use super::Device;
+use crate::control::api::EventKind;
+use crate::net::{CloseCode, ConnId, Direction, Lane, PeerStanding};
+use crate::worktree::{Context, Now, read_for_peer};
+
+/// Bytes that may still be queued on a lane when the network says that it has drained.
+const LOW_MARK: u64 = 256 << 10;
+/// Requests under way to one peer.
+const REQUESTS_MAX: usize = 8;
+/// A peer that stays unknown for so long is let go.
+const UNKNOWN_MAX_MS: u64 = 30_000;
+
+/// One connection to another device.
+pub(super) struct Peer {
+    pub(super) device: DeviceId,
+    pub(super) address: SocketAddr,
+    pub(super) direction: Direction,
+    pub(super) standing: PeerStanding,
+    pub(super) session: Session,
+    pub(super) since_ms: u64,
+    queued: [u64; 2],
+    open: BTreeSet<SpaceId>,
+    requests: BTreeMap<u64, (SpaceId, Wanted)>,
+    /// Acks that the peer wants: space → token.
+    pub(super) acks_wanted: BTreeMap<SpaceId, u64>,
+}
+
+fn lane_of(lane: wire::Lane) -> Lane {
+    match lane {
+        wire::Lane::State => Lane::State,
+        wire::Lane::Content => Lane::Content,
+    }
+}
+
+fn wire_lane(lane: Lane) -> wire::Lane {
+    match lane {
+        Lane::State => wire::Lane::State,
+        Lane::Content => wire::Lane::Content,
+    }
+}
+
+fn lane_at(lane: Lane) -> usize {
+    match lane {
+        Lane::State => 0,
+        Lane::Content => 1,
+    }
+}
+
+/// A stored segment as a session takes it.
+pub(super) fn loaded(bytes: &[u8]) -> Option<Loaded> {
+    let segment = SignedSegment::parse(bytes).ok()?.assume_verified();
+    Some(Loaded {
+        first: segment.header().first,
+        head: segment.head(),
+        bytes: bytes.to_vec(),
+    })
+}
+
+impl Device {
+    /// A connection stands.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn connected(
+        &mut self,
+        conn: ConnId,
+        device: DeviceId,
+        standing: PeerStanding,
+        address: SocketAddr,
+        direction: Direction,
+        now: Now,
+    ) -> Result<(), StoreError> {
+        tracing::info!(device = %device.short(), %address, ?direction, ?standing, "connected");
+        self.dialer.connected(address, device);
+        self.waiters_connected(address, device);
+        let own = self.store.identity().keys.id();
+        let other = self.peers.iter().find(|(_, p)| p.device == device).map(|(c, p)| (*c, p.direction));
+        if let Some((other, before)) = other {
+            // Both sides connected at once: the one that the lesser id opened stays. Twice the
+            // same way: the older one is dead without knowing it.
+            let opened_by_lesser = |direction: Direction| match direction {
+                Direction::Outgoing => own < device,
+                Direction::Incoming => device < own,
+            };
+            let keep_old = before != direction && opened_by_lesser(before);
+            if keep_old {
+                self.transport.close(conn, CloseCode::Superseded, "another connection is kept");
+                return Ok(());
+            }
+            self.transport.close(other, CloseCode::Superseded, "another connection is kept");
+            self.drop_peer(other);
+        }
+        let session = Session::new(
+            SessionConfig {
+                pac: self.store.identity().founding.id(),
+                standing: match standing {
+                    PeerStanding::Known => Standing::Known,
+                    _ => Standing::Unknown,
+                },
+                features: 0,
+                agent: concat!("pacsync/", env!("CARGO_PKG_VERSION")).into(),
+                addresses: self.transport.addresses().iter().map(ToString::to_string).collect(),
+            },
+            now.ms,
+        );
+        let peer = Peer {
+            device,
+            address,
+            direction,
+            standing,
+            session,
+            since_ms: now.ms,
+            queued: [0; 2],
+            open: BTreeSet::new(),
+            requests: BTreeMap::new(),
+            acks_wanted: BTreeMap::new(),
+        };
+        self.peers.insert(conn, peer);
+        self.last_seen.insert(device, now.ms);
+        if direction == Direction::Outgoing && self.config.remember(device, address) {
+            self.config_changed = true;
+        }
+        let name = self.device_name(&device);
+        self.event(EventKind::PeerConnected { device: device.to_string(), name, address });
+        self.open_session_spaces(conn, now)?;
+        self.pump(conn, now)
+    }
+
+    fn drop_peer(&mut self, conn: ConnId) -> Option<Peer> {
+        let peer = self.peers.remove(&conn)?;
+        for (space, what) in peer.requests.values() {
+            if let Some(worktree) = self.worktrees.get_mut(space) {
+                let objects: Vec<_> = (0..what.len()).filter_map(|at| what.object(at)).collect();
+                worktree.missing(what, &objects, 0);
+                worktree.retry_missing();
+            }
+        }
+        Some(peer)
+    }
+
+    /// A connection is over.
+    pub fn closed(&mut self, conn: ConnId, why: &str, now: Now) {
+        let Some(peer) = self.drop_peer(conn) else { return };
+        tracing::info!(device = %peer.device.short(), why, "disconnected");
+        self.last_seen.insert(peer.device, now.ms);
+        self.dialer.lost(&peer.device, now.ms);
+        let name = self.device_name(&peer.device);
+        self.event(EventKind::PeerDisconnected {
+            device: peer.device.to_string(),
+            name,
+            why: why.into(),
+        });
+    }
+
+    /// A frame came.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn frame(
+        &mut self,
+        conn: ConnId,
+        lane: Lane,
+        bytes: Vec<u8>,
+        now: Now,
+    ) -> Result<(), StoreError> {
+        if let Some(peer) = self.peers.get(&conn) {
+            self.last_seen.insert(peer.device, now.ms);
+        }
+        self.feed(conn, Input::Frame { lane: wire_lane(lane), bytes }, now)
+    }
+
+    /// A lane's queue in the network has drained.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn drained(&mut self, conn: ConnId, lane: Lane, now: Now) -> Result<(), StoreError> {
+        let Some(peer) = self.peers.get_mut(&conn) else { return Ok(()) };
+        let Some(queued) = peer.queued.get_mut(lane_at(lane)) else { return Ok(()) };
+        let bytes = queued.saturating_sub(LOW_MARK);
+        *queued = (*queued).min(LOW_MARK);
+        self.feed(conn, Input::Drained { lane: wire_lane(lane), bytes }, now)
+    }
+
+    pub(super) fn feed(
+        &mut self,
+        conn: ConnId,
+        input: Input,
+        now: Now,
+    ) -> Result<(), StoreError> {
+        let Some(peer) = self.peers.get_mut(&conn) else { return Ok(()) };
+        peer.session.handle(now.ms, input);
+        self.pump(conn, now)
+    }
+
+    /// Does what a session asks for until it asks for nothing.
+    fn pump(&mut self, conn: ConnId, now: Now) -> Result<(), StoreError> {
+        while let Some(output) =
+            self.peers.get_mut(&conn).and_then(|peer| peer.session.poll_output())
+        {
+            self.answer(conn, output, now)?;
+        }
+        Ok(())
+    }
+
+    /// Opens with a peer every space that both may hold.
+    pub(super) fn open_session_spaces(&mut self, conn: ConnId, now: Now) -> Result<(), StoreError> {
+        let Some(peer) = self.peers.get(&conn) else { return Ok(()) };
+        let own = self.store.identity().keys.id();
+        let mut spaces = vec![self.store.roster_space()];
+        if peer.standing == PeerStanding::Known {
+            let roster = self.store.roster();
+            spaces.extend(self.store.spaces().map(|space| space.id).filter(|space| {
+                roster.may_hold(&own, space) && roster.may_hold(&peer.device, space)
+            }));
+        }
+        for space in spaces {
+            let Some(peer) = self.peers.get_mut(&conn) else { return Ok(()) };
+            if peer.open.insert(space) {
+                let vector = self.store.held(&space)?;
+                peer.session.handle(now.ms, Input::SpaceOpen { space, vector });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn roster_changed(&mut self, now: Now) -> Result<(), StoreError> {
+        let conns: Vec<ConnId> = self.peers.keys().copied().collect();
+        for conn in conns {
+            let Some(peer) = self.peers.get_mut(&conn) else { continue };
+            let known = self.store.roster().member(&peer.device).is_some();
+            if known && peer.standing == PeerStanding::Unknown {
+                peer.standing = PeerStanding::Known;
+                peer.session.handle(now.ms, Input::PeerKnown);
+            }
+            self.open_session_spaces(conn, now)?;
+            self.pump(conn, now)?;
+        }
+        self.open_spaces(now)
+    }
+
+    fn answer(&mut self, conn: ConnId, output: Output, now: Now) -> Result<(), StoreError> {
+        let Some(peer) = self.peers.get_mut(&conn) else { return Ok(()) };
+        match output {
+            Output::Send { lane, bytes } => {
+                let lane = lane_of(lane);
+                let len = bytes.len() as u64;
+                let waiting = self.transport.send(conn, lane, bytes).unwrap_or(0);
+                let Some(queued) = peer.queued.get_mut(lane_at(lane)) else { return Ok(()) };
+                let drained = (*queued + len).saturating_sub(waiting);
+                *queued = waiting;
+                if drained > 0 {
+                    let input = Input::Drained { lane: wire_lane(lane), bytes: drained };
+                    peer.session.handle(now.ms, input);
+                }
+                Ok(())
+            }
+            Output::Established { addresses, .. } => {
+                for address in addresses.iter().filter_map(|a| a.parse::<SocketAddr>().ok()) {
+                    if self.config.known.get(&peer.device).is_none_or(|k| k.len() < 4)
+                        && self.config.remember(peer.device, address)
+                    {
+                        self.config_changed = true;
+                    }
+                }
+                self.retry_content();
+                Ok(())
+            }
+            Output::Load { space, log, after, bytes_max } => {
+                let input = self.load(space, log, after, bytes_max)?;
+                self.feed_later(conn, input, now)
+            }
+            Output::Store { store, space, segments } => {
+                let device = peer.device;
+                let (entries, refused, committed) = self.ingest(space, &device, segments, now)?;
+                self.feed_later(conn, Input::Stored { store, entries, refused }, now)?;
+                self.committed(committed, Some(conn), now)
+            }
+            Output::PeerVector { .. } => {
+                self.retry_content();
+                self.check_joins(now)
+            }
+            Output::PeerClosedSpace { .. } => Ok(()),
+            Output::PeerAcks { acks, .. } => self.take_acks(conn, acks, now),
+            Output::AckWanted { space, token } => {
+                peer.acks_wanted.insert(space, token);
+                self.own_acks_due.insert(space, now.ms);
+                Ok(())
+            }
+            Output::Arrived { request, space, items } => {
+                let Some((_, what)) = peer.requests.get(&request).cloned() else { return Ok(()) };
+                let Some(worktree) = self.worktrees.get_mut(&space) else { return Ok(()) };
+                let mut cx = Context {
+                    store: &mut self.store,
+                    packs: &mut self.packs,
+                    rng: &mut *self.rng,
+                    now,
+                };
+                if let Err(why) = worktree.arrived(&mut cx, &what, items)? {
+                    self.feed_later(conn, Input::Misbehaved { why }, now)?;
+                }
+                Ok(())
+            }
+            Output::RequestDone { request, missing } => {
+                if let Some((space, what)) = peer.requests.remove(&request)
+                    && let Some(worktree) = self.worktrees.get_mut(&space)
+                    && !missing.is_empty()
+                {
+                    worktree.missing(&what, &missing, now.ms);
+                }
+                Ok(())
+            }
+            Output::Read { request, space, what, bytes_max } => {
+                let allowed = self.store.roster().may_hold(&peer.device, &space);
+                let items = match self.worktrees.get_mut(&space) {
+                    Some(worktree) if allowed => {
+                        read_for_peer(worktree, &self.store, &self.packs, &what, bytes_max)?
+                    }
+                    _ => vec![Item::Missing; what.len()],
+                };
+                self.feed_later(conn, Input::Items { request, items }, now)
+            }
+            Output::Violated { why } => {
+                tracing::warn!(device = %peer.device.short(), why, "the peer broke the protocol");
+                Ok(())
+            }
+            Output::Closed { code, text, by } => {
+                tracing::info!(device = %peer.device.short(), ?code, text, ?by, "session closed");
+                let code = match code {
+                    wire::CloseCode::Violation => CloseCode::Violation,
+                    _ => CloseCode::Done,
+                };
+                self.transport.close(conn, code, &text);
+                self.closed(conn, &text, now);
+                Ok(())
+            }
+        }
+    }
+
+    /// Hands an input to a session whose outputs are being taken already.
+    fn feed_later(&mut self, conn: ConnId, input: Input, now: Now) -> Result<(), StoreError> {
+        if let Some(peer) = self.peers.get_mut(&conn) {
+            peer.session.handle(now.ms, input);
+        }
+        Ok(())
+    }
+
+    fn load(
+        &self,
+        space: SpaceId,
+        log: LogId,
+        after: Option<Head>,
+        bytes_max: u64,
+    ) -> Result<Input, StoreError> {
+        let from = match after {
+            None => 1,
+            Some(head) if self.store.hash_at(&space, &log, head.seq)? == Some(head.hash) => {
+                head.seq + 1
+            }
+            Some(_) => return Ok(Input::Withhold { space, log }),
+        };
+        let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+        let (segments, _) = self.store.segments(&space, &log, from, bytes_max)?;
+        let segments = segments.iter().filter_map(|bytes| loaded(bytes)).collect();
+        Ok(Input::SegmentsLoaded { space, log, segments })
+    }
+
+    #[expect(clippy::type_complexity, reason = "three answers of one transaction")]
+    fn ingest(
+        &mut self,
+        space: SpaceId,
+        from: &DeviceId,
+        segments: Vec<Vec<u8>>,
+        now: Now,
+    ) -> Result<(Vec<Dep>, Vec<Refusal>, pacsync_store::Committed), StoreError> {
+        let mut refused = vec![];
+        let mut logs = BTreeSet::new();
+        let mut verified = vec![];
+        for bytes in segments {
+            match SignedSegment::parse(&bytes) {
+                Ok(segment) if segment.header().space == space => match segment.verify() {
+                    Ok(segment) => verified.push(segment),
+                    Err(error) => refused.push(Refusal::Misbehaviour(error.to_string())),
+                },
+                Ok(_) => refused.push(Refusal::Misbehaviour("a segment of another space".into())),
+                Err(error) => refused.push(Refusal::Misbehaviour(error.to_string())),
+            }
+        }
+        let mut txn = self.store.begin()?;
+        for segment in &verified {
+            let log = segment.header().log;
+            match txn.hold(segment)? {
+                Ok(()) => {
+                    logs.insert(log);
+                }
+                Err(why) => {
+                    tracing::warn!(%why, from = %from.short(), "segment refused");
+                    refused.push(match why {
+                        pacsync_store::Refusal::Bad(why) => Refusal::Misbehaviour(why),
+                        _ => Refusal::Declined(log),
+                    });
+                }
+            }
+        }
+        txn.apply(now.ms, &mut *self.rng)?;
+        let committed = txn.commit()?;
+        let held = self.store.held(&space)?;
+        let entries = logs
+            .into_iter()
+            .filter_map(|log| Some(Dep { log, head: held.get(&log)? }))
+            .collect();
+        Ok((entries, refused, committed))
+    }
+
+    fn take_acks(
+        &mut self,
+        conn: ConnId,
+        acks: Vec<Vec<u8>>,
+        now: Now,
+    ) -> Result<(), StoreError> {
+        for bytes in acks {
+            match VerifiedAck::from_bytes(&bytes) {
+                Ok(ack) => self.keep_ack(ack)?,
+                Err(error) => {
+                    self.feed_later(conn, Input::Misbehaved { why: error.to_string() }, now)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Content that was missing may be there now.
+    fn retry_content(&mut self) {
+        for worktree in self.worktrees.values_mut() {
+            worktree.retry_missing();
+        }
+    }
+
+    /// Asks peers for content, in turn, as far as their windows go.
+    pub(super) fn fetch(&mut self, now: Now) -> Result<(), StoreError> {
+        let spaces: Vec<SpaceId> = self
+            .worktrees
+            .iter()
+            .filter(|(_, worktree)| worktree.wants_content())
+            .map(|(space, _)| *space)
+            .collect();
+        for space in spaces {
+            loop {
+                let free = self
+                    .peers
+                    .iter()
+                    .filter(|(_, peer)| {
+                        peer.session.is_established()
+                            && peer.standing == PeerStanding::Known
+                            && peer.open.contains(&space)
+                            && peer.session.peer_vector(&space).is_some()
+                            && peer.requests.len() < REQUESTS_MAX
+                            && peer.session.request_room() > 0
+                    })
+                    .min_by_key(|(_, peer)| peer.requests.len())
+                    .map(|(conn, _)| *conn);
+                let Some(conn) = free else { break };
+                let Some(worktree) = self.worktrees.get_mut(&space) else { break };
+                let Some(request) = worktree.next_request(now.ms) else { break };
+                let number = self.next_request;
+                self.next_request += 1;
+                if let Some(peer) = self.peers.get_mut(&conn) {
+                    peer.requests.insert(number, (space, request.what.clone()));
+                }
+                let input = Input::Want {
+                    request: number,
+                    space,
+                    what: request.what,
+                    bytes: request.bytes,
+                };
+                self.feed(conn, input, now)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn timeouts(&mut self, now: Now) -> Result<(), StoreError> {
+        let due: Vec<ConnId> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.session.poll_timeout().is_some_and(|at| at <= now.ms))
+            .map(|(conn, _)| *conn)
+            .collect();
+        for conn in due {
+            self.feed(conn, Input::Timeout, now)?;
+        }
+        let stale: Vec<ConnId> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| {
+                peer.standing == PeerStanding::Unknown && now.ms > peer.since_ms + UNKNOWN_MAX_MS
+            })
+            .map(|(conn, _)| *conn)
+            .collect();
+        for conn in stale {
+            self.transport.close(conn, CloseCode::Refused, "not in the roster");
+            self.closed(conn, "not in the roster", now);
+        }
+        Ok(())
+    }
+
+    /// The connection to a device, if there is one.
+    pub(super) fn peer_of(&self, device: &DeviceId) -> Option<&Peer> {
+        self.peers.values().find(|peer| peer.device == *device)
+    }
+}

@@ -1,0 +1,295 @@
+//! What users are told of the device: status, devices, events of change.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use pacsync_protocol::{DeviceId, SpaceId};
+use pacsync_store::StoreError;
+use pacsync_store::index::IndexReader;
+use pacsync_store::tree::TreeReader;
+
+use super::Device;
+use crate::control::api::{
+    DeviceInfo, DeviceRef, EventKind, NeedsUser, Notice, PeerStatus, Problem, SpaceState,
+    SpaceStatus, Status, TextPath, TextRoot, Transfer,
+};
+use crate::net::PeerStanding;
+use crate::worktree::{Now, Phase};
+
+/// Most paths in one notice.
+const NOTICE_PATHS: usize = 20;
+
+impl Device {
+    /// What is wrong now, with absolute paths.
+    pub(super) fn all_problems(&self) -> Result<Vec<Problem>, StoreError> {
+        let mut problems = vec![];
+        for (space, worktree) in &self.worktrees {
+            let root = self.root_of(space)?;
+            for problem in worktree.problems() {
+                let path = root.join(OsStr::from_bytes(problem.path.as_bytes()));
+                problems.push(Problem { path: TextPath::from_path(&path), what: problem.what });
+            }
+        }
+        for (space, (why, _)) in &self.unopened {
+            let root = self.root_of(space)?;
+            problems.push(Problem { path: TextPath::from_path(&root), what: why.clone() });
+        }
+        Ok(problems)
+    }
+
+    pub(super) fn root_of(&self, space: &SpaceId) -> Result<PathBuf, StoreError> {
+        let attachment = self.attachment(space)?;
+        Ok(attachment.map(|a| PathBuf::from(OsStr::from_bytes(&a.root))).unwrap_or_default())
+    }
+
+    pub(super) fn device_ref(&self, device: &DeviceId) -> DeviceRef {
+        DeviceRef { id: device.to_string(), name: self.device_name(device) }
+    }
+
+    /// Whether a peer has on disk what this device has, in every space that it keeps.
+    pub(super) fn peer_in_sync(&self, device: &DeviceId) -> Result<bool, StoreError> {
+        for (space, worktree) in &self.worktrees {
+            if !self.keeps(device, space) {
+                continue;
+            }
+            if !worktree.is_applied() || !self.ack_matches(space, device)? {
+                return Ok(false);
+            }
+        }
+        let roster = self.store.roster_space();
+        let Some(peer) = self.peer_of(device) else { return Ok(true) };
+        let held = self.store.held(&roster)?;
+        Ok(peer.session.peer_vector(&roster).is_some_and(|v| v.covers(&held) && held.covers(v)))
+    }
+
+    /// Whether a device has a worktree of a space, as far as it has said.
+    pub(super) fn keeps(&self, device: &DeviceId, space: &SpaceId) -> bool {
+        match self.store.roster().placement(device, space) {
+            Some(placement) => placement.attached,
+            None => *space == self.home_space && self.store.roster().may_write(device, space),
+        }
+    }
+
+    /// The other devices that may hold content.
+    pub(super) fn others(&self) -> Vec<DeviceId> {
+        let own = self.store.identity().keys.id();
+        self.store.roster().members().map(|(id, _)| *id).filter(|id| *id != own).collect()
+    }
+
+    pub(super) fn is_in_sync(&self) -> Result<bool, StoreError> {
+        let others = self.others();
+        let connected: Vec<DeviceId> = self
+            .peers
+            .values()
+            .filter(|peer| peer.standing == PeerStanding::Known)
+            .map(|peer| peer.device)
+            .collect();
+        if !others.is_empty() && connected.is_empty() {
+            return Ok(false);
+        }
+        for worktree in self.worktrees.values() {
+            let calm = worktree.is_applied()
+                && worktree.is_scanned()
+                && worktree.held().is_empty()
+                && worktree.problems().is_empty();
+            if !calm {
+                return Ok(false);
+            }
+        }
+        if !self.unopened.is_empty() {
+            return Ok(false);
+        }
+        for device in connected {
+            if !self.peer_in_sync(&device)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    pub(super) fn space_status(&self, space: &SpaceId) -> Result<SpaceStatus, StoreError> {
+        let known = self.store.space(space)?;
+        let tx = self.store.read()?;
+        let stats = TreeReader::open(&tx, known.no)?.stats()?;
+        let attachment = IndexReader::new(&tx, known.no).attachment()?;
+        let worktree = self.worktrees.get(space);
+        let state = match worktree {
+            None if attachment.is_none() => SpaceState::Detached,
+            None => SpaceState::Joining,
+            Some(worktree) if worktree.phase() == Phase::Joining => SpaceState::Joining,
+            Some(worktree) if !worktree.is_scanned() || worktree.phase() != Phase::Live => {
+                SpaceState::Scanning
+            }
+            Some(worktree) if !worktree.is_applied() => SpaceState::Applying,
+            Some(_) => SpaceState::Idle,
+        };
+        let transfers = worktree.map(|w| w.transfer_paths()).unwrap_or_default();
+        Ok(SpaceStatus {
+            id: space.to_string(),
+            name: self.space_name(space),
+            root: attachment.as_ref().map(|a| TextRoot::from_bytes(&a.root)),
+            attached: attachment.is_some(),
+            state,
+            files: stats.files,
+            bytes: stats.bytes,
+            pending: worktree.map_or(0, |w| w.pending()),
+            transfers: transfers
+                .into_iter()
+                .map(|(path, bytes_done, bytes_total)| Transfer {
+                    path: TextPath::from_bytes(path.as_bytes()),
+                    bytes_done,
+                    bytes_total,
+                })
+                .collect(),
+            conflicts: stats.conflicts,
+            held_deletes: worktree.map_or(0, |w| w.held().len() as u64),
+        })
+    }
+
+    /// Everything about this device.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn status(&self, now: Now) -> Result<Status, StoreError> {
+        let own = self.store.identity().keys.id();
+        let mut spaces = vec![];
+        for space in self.store.spaces() {
+            spaces.push(self.space_status(&space.id)?);
+        }
+        let conflicts = spaces.iter().map(|s| s.conflicts).sum();
+        let held_deletes = spaces.iter().map(|s| s.held_deletes).sum();
+        let mut needs_user = vec![];
+        for space in spaces.iter().filter(|s| s.held_deletes > 0) {
+            needs_user.push(NeedsUser {
+                what: format!("{} deletes in {} wait for you", space.held_deletes, space.name),
+                command: format!("pacsync deletes {}", space.name),
+            });
+        }
+        if conflicts > 0 {
+            needs_user.push(NeedsUser {
+                what: format!("{conflicts} paths have concurrent contents; one of them shows"),
+                command: "pacsync ls".into(),
+            });
+        }
+        let mut problems = self.all_problems()?;
+        for why in self.store.quarantine()?.into_iter().take(NOTICE_PATHS) {
+            problems.push(Problem {
+                path: TextPath::from_path(self.home.path()),
+                what: format!("part of what another device wrote is not applied: {why}"),
+            });
+        }
+        let mut peers = vec![];
+        for device in self.others() {
+            let peer = self.peer_of(&device);
+            peers.push(PeerStatus {
+                id: device.to_string(),
+                name: self.device_name(&device),
+                connected: peer.is_some(),
+                address: peer
+                    .map(|p| p.address)
+                    .or_else(|| self.config.known.get(&device)?.first().copied()),
+                in_sync: self.peer_in_sync(&device)?,
+                last_seen_ms: peer.map(|_| now.ms).or(self.last_seen.get(&device).copied()),
+            });
+        }
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_ms: now.ms.saturating_sub(self.started_ms),
+            device: self.device_ref(&own),
+            pac: self.store.identity().founding.id().to_string(),
+            in_sync: self.is_in_sync()?,
+            listen: self.transport.addresses(),
+            peers,
+            spaces,
+            conflicts,
+            held_deletes,
+            problems,
+            needs_user,
+            notices: self.notices()?,
+        })
+    }
+
+    fn notices(&self) -> Result<Vec<Notice>, StoreError> {
+        let mut notices = vec![];
+        for space in self.store.spaces() {
+            let tx = self.store.read()?;
+            let aside = IndexReader::new(&tx, space.no).set_aside()?;
+            if aside.is_empty() {
+                continue;
+            }
+            let root = self.root_of(&space.id)?;
+            notices.push(Notice {
+                what: format!(
+                    "{} files in {} differed from the pac's when they met; the pac's show, yours \
+                     are kept in history",
+                    aside.len(),
+                    self.space_name(&space.id)
+                ),
+                paths: aside
+                    .iter()
+                    .take(NOTICE_PATHS)
+                    .map(|path| TextPath::from_path(&root.join(OsStr::from_bytes(path))))
+                    .collect(),
+            });
+        }
+        Ok(notices)
+    }
+
+    pub(super) fn device_list(&self, now: Now) -> Result<Vec<DeviceInfo>, StoreError> {
+        let own = self.store.identity().keys.id();
+        let root = self.store.identity().founding.record().root.0;
+        let mut devices = vec![];
+        for (device, member) in self.store.roster().members() {
+            let this = *device == own;
+            let peer = self.peer_of(device);
+            let issuer = member.grant.issuer.0;
+            devices.push(DeviceInfo {
+                id: device.to_string(),
+                name: self.device_name(device),
+                role: member.grant.role,
+                this,
+                connected: this || peer.is_some(),
+                address: peer
+                    .map(|p| p.address)
+                    .or_else(|| self.config.known.get(device)?.first().copied()),
+                in_sync: this || self.peer_in_sync(device)?,
+                last_seen_ms: if this || peer.is_some() {
+                    Some(now.ms)
+                } else {
+                    self.last_seen.get(device).copied()
+                },
+                enrolled_by: (issuer != root).then(|| issuer.to_string()),
+            });
+        }
+        devices.sort_by(|a, b| (!a.this, &a.name, &a.id).cmp(&(!b.this, &b.name, &b.id)));
+        Ok(devices)
+    }
+
+    /// Turns changes of the overall state into events.
+    pub(super) fn note_changes(&mut self) -> Result<(), StoreError> {
+        let in_sync = self.is_in_sync()?;
+        if in_sync != self.was_in_sync {
+            self.was_in_sync = in_sync;
+            self.event(EventKind::InSync { in_sync });
+        }
+        let problems = self.all_problems()?;
+        let paths = problems.iter().map(|p| p.path.to_bytes()).collect();
+        if paths != self.shown_problems {
+            for problem in &problems {
+                if !self.shown_problems.contains(&problem.path.to_bytes()) {
+                    let (path, what) = (problem.path.clone(), problem.what.clone());
+                    self.event(EventKind::Problem { path, what });
+                }
+            }
+            let cleared: Vec<Vec<u8>> =
+                self.shown_problems.difference(&paths).cloned().collect();
+            for path in cleared {
+                self.event(EventKind::ProblemCleared { path: TextPath::from_bytes(&path) });
+            }
+            self.shown_problems = paths;
+        }
+        Ok(())
+    }
+}

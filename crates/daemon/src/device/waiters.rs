@@ -1,0 +1,281 @@
+//! Commands that are answered later: when a scan is through, when peers have caught up, when a
+//! connection stands.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use pacsync_protocol::session::Input;
+use pacsync_protocol::{DeviceId, SpaceId, VersionVector};
+use pacsync_store::StoreError;
+
+use super::Device;
+use crate::control::api::{AddReport, ConnectReport, ScanReport, TextPath, WaitReport};
+use crate::control::{CommandError, Reply};
+use crate::net::{ConnId, ConnectFailure, PeerStanding};
+use crate::worktree::Now;
+
+/// How long problems may last before a `wait` gives up over them.
+const PATIENCE_MS: u64 = 3_000;
+/// How often a `wait` looks again without being woken.
+const TICK_MS: u64 = 500;
+
+pub(super) enum Waiter {
+    Scan { reply: Reply<ScanReport>, clock: BTreeMap<SpaceId, u64> },
+    Add { paths: Vec<TextPath>, reply: Reply<AddReport> },
+    Wait(Wait),
+    Connect { address: SocketAddr, until_ms: u64, reply: Reply<ConnectReport> },
+}
+
+pub(super) struct Wait {
+    pub(super) reply: Reply<WaitReport>,
+    pub(super) deadline_ms: Option<u64>,
+    pub(super) device: Option<DeviceId>,
+    pub(super) scanned: bool,
+    /// Since when only problems or held deletes stand in the way.
+    pub(super) stuck_since_ms: Option<u64>,
+    /// What peers were asked to ack.
+    pub(super) asked: BTreeMap<(ConnId, SpaceId), VersionVector>,
+    pub(super) next_ms: u64,
+}
+
+impl Waiter {
+    pub(super) fn next_due(&self) -> Option<u64> {
+        match self {
+            Self::Wait(wait) => Some(wait.next_ms.min(wait.deadline_ms.unwrap_or(u64::MAX))),
+            Self::Connect { until_ms, .. } => Some(*until_ms),
+            Self::Scan { .. } | Self::Add { .. } => None,
+        }
+    }
+
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Scan { reply, .. } => reply.is_closed(),
+            Self::Add { reply, .. } => reply.is_closed(),
+            Self::Wait(wait) => wait.reply.is_closed(),
+            Self::Connect { reply, .. } => reply.is_closed(),
+        }
+    }
+
+    fn scans(&self) -> bool {
+        match self {
+            Self::Scan { .. } | Self::Add { .. } => true,
+            Self::Wait(wait) => !wait.scanned,
+            Self::Connect { .. } => false,
+        }
+    }
+}
+
+impl Device {
+    pub(super) fn check_waiters(&mut self, now: Now) -> Result<(), StoreError> {
+        self.waiters.retain(|waiter| !waiter.is_abandoned());
+        if self.waiters.is_empty() {
+            return Ok(());
+        }
+        if self.waiters.iter().any(Waiter::scans) {
+            for worktree in self.worktrees.values_mut() {
+                worktree.hurry(now);
+            }
+        }
+        let waiters = std::mem::take(&mut self.waiters);
+        for waiter in waiters {
+            if let Some(waiter) = self.check_waiter(waiter, now)? {
+                self.waiters.push(waiter);
+            }
+        }
+        Ok(())
+    }
+
+    fn all_scanned(&self) -> bool {
+        self.worktrees.values().all(|worktree| {
+            worktree.is_scanned() && worktree.phase() != crate::worktree::Phase::FirstScan
+        })
+    }
+
+    fn check_waiter(&mut self, waiter: Waiter, now: Now) -> Result<Option<Waiter>, StoreError> {
+        match waiter {
+            Waiter::Scan { reply, clock } => {
+                if !self.all_scanned() {
+                    return Ok(Some(Waiter::Scan { reply, clock }));
+                }
+                let mut changes = 0;
+                for (space, before) in &clock {
+                    changes += self.own_entries(space)?.saturating_sub(*before);
+                }
+                let looked_at = self.tree_entries()?;
+                let problems = self.all_problems()?;
+                let _ = reply.send(Ok(ScanReport { looked_at, changes, problems }));
+                Ok(None)
+            }
+            Waiter::Add { paths, reply } => {
+                if !self.all_scanned() {
+                    return Ok(Some(Waiter::Add { paths, reply }));
+                }
+                let status = self.space_status(&self.home_space)?;
+                let problems = self.all_problems()?;
+                let _ = reply.send(Ok(AddReport {
+                    added: paths,
+                    files: status.files,
+                    bytes: status.bytes,
+                    problems,
+                }));
+                Ok(None)
+            }
+            Waiter::Connect { address, until_ms, reply } => {
+                if now.ms >= until_ms {
+                    let error = CommandError::failed(format!("no answer from {address}"))
+                        .with_hint("the address is kept and tried again by itself");
+                    let _ = reply.send(Err(error));
+                    return Ok(None);
+                }
+                Ok(Some(Waiter::Connect { address, until_ms, reply }))
+            }
+            Waiter::Wait(wait) => self.check_wait(wait, now),
+        }
+    }
+
+    fn tree_entries(&self) -> Result<u64, StoreError> {
+        let mut count = 0;
+        for space in self.worktrees.keys() {
+            let tx = self.store.read()?;
+            let tree = pacsync_store::tree::TreeReader::open(&tx, self.store.space(space)?.no)?;
+            let stats = tree.stats()?;
+            count += stats.files + stats.dirs + stats.symlinks;
+        }
+        Ok(count)
+    }
+
+    /// Entries in this replica's own log of a space.
+    pub(super) fn own_entries(&self, space: &SpaceId) -> Result<u64, StoreError> {
+        Ok(self.store.held(space)?.seq(&self.store.own_log()))
+    }
+
+    fn check_wait(&mut self, mut wait: Wait, now: Now) -> Result<Option<Waiter>, StoreError> {
+        wait.next_ms = now.ms + TICK_MS;
+        if !wait.scanned && self.all_scanned() {
+            wait.scanned = true;
+        }
+        let mut missing = vec![];
+        if !wait.scanned {
+            missing.push("this device still looks at its files".to_owned());
+        }
+        let mut stuck = vec![];
+        for problem in self.all_problems()? {
+            stuck.push(format!("{}: {}", problem.path.path, problem.what));
+        }
+        for (space, worktree) in &self.worktrees {
+            if !worktree.held().is_empty() {
+                let name = self.space_name(space);
+                stuck.push(format!("{name}: {} deletes wait for you", worktree.held().len()));
+            }
+            if !worktree.is_applied() {
+                let name = self.space_name(space);
+                let pending = worktree.pending();
+                missing.push(format!("{name}: {pending} changes are not on this disk yet"));
+            }
+        }
+        let devices = self.missing_peers(&mut wait, &mut missing, now)?;
+        if missing.is_empty() && stuck.is_empty() {
+            let devices = devices.iter().map(|device| self.device_ref(device)).collect();
+            let _ = wait.reply.send(Ok(WaitReport { in_sync: true, devices }));
+            return Ok(None);
+        }
+        let only_stuck = !stuck.is_empty() && wait.scanned;
+        let since = only_stuck.then(|| wait.stuck_since_ms.unwrap_or(now.ms));
+        wait.stuck_since_ms = since;
+        let gives_up = since.is_some_and(|since| now.ms >= since + PATIENCE_MS);
+        let late = wait.deadline_ms.is_some_and(|deadline| now.ms >= deadline);
+        if gives_up || late {
+            let message = if late { "not in sync in time" } else { "something stands in the way" };
+            let error = CommandError::needs_user(message)
+                .with_items(stuck.into_iter().chain(missing))
+                .with_hint("`pacsync status` shows how things are now");
+            let _ = wait.reply.send(Err(error));
+            return Ok(None);
+        }
+        Ok(Some(Waiter::Wait(wait)))
+    }
+
+    /// Names what peers lack, and asks them to say when they have it.
+    fn missing_peers(
+        &mut self,
+        wait: &mut Wait,
+        missing: &mut Vec<String>,
+        now: Now,
+    ) -> Result<Vec<DeviceId>, StoreError> {
+        let connected: Vec<(ConnId, DeviceId)> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.standing == PeerStanding::Known)
+            .map(|(conn, peer)| (*conn, peer.device))
+            .collect();
+        let devices: Vec<DeviceId> = match wait.device {
+            Some(device) => vec![device],
+            None => connected.iter().map(|(_, device)| *device).collect(),
+        };
+        if devices.is_empty() && !self.others().is_empty() {
+            missing.push("no other device is connected".into());
+        }
+        let mut asks = vec![];
+        for device in &devices {
+            for space in self.worktrees.keys() {
+                if !self.keeps(device, space) || self.ack_matches(space, device)? {
+                    continue;
+                }
+                missing.push(format!(
+                    "{} has not yet said that it has all of {} on its disk",
+                    self.device_name(device),
+                    self.space_name(space)
+                ));
+                let held = self.store.held(space)?;
+                // Acks of devices that are not connected come through those that are.
+                for (conn, other) in &connected {
+                    let via = wait.device.is_none().then_some(*device);
+                    if via.is_none_or(|device| device == *other)
+                        && wait.asked.get(&(*conn, *space)) != Some(&held)
+                    {
+                        wait.asked.insert((*conn, *space), held.clone());
+                        asks.push((*conn, *space));
+                    }
+                }
+            }
+            if let Some(peer) = self.peer_of(device)
+                && !peer.session.is_established()
+            {
+                missing.push(format!("{} is still connecting", self.device_name(device)));
+            }
+        }
+        for (conn, space) in asks {
+            let token = self.next_request;
+            self.next_request += 1;
+            self.feed(conn, Input::WantAck { space, token }, now)?;
+        }
+        Ok(devices)
+    }
+
+    pub(super) fn waiters_connected(&mut self, address: SocketAddr, device: DeviceId) {
+        let report = ConnectReport { device: self.device_ref(&device), address };
+        let waiters = std::mem::take(&mut self.waiters);
+        for waiter in waiters {
+            match waiter {
+                Waiter::Connect { address: wanted, reply, .. } if wanted == address => {
+                    let _ = reply.send(Ok(report.clone()));
+                }
+                other => self.waiters.push(other),
+            }
+        }
+    }
+
+    pub(super) fn waiters_connect_failed(&mut self, address: SocketAddr, why: &ConnectFailure) {
+        let waiters = std::mem::take(&mut self.waiters);
+        for waiter in waiters {
+            match waiter {
+                Waiter::Connect { address: wanted, reply, .. } if wanted == address => {
+                    let error = CommandError::failed(format!("{address}: {why}"))
+                        .with_hint("the address is kept and tried again by itself");
+                    let _ = reply.send(Err(error));
+                }
+                other => self.waiters.push(other),
+            }
+        }
+    }
+}

@@ -1,0 +1,617 @@
+//! Apply: what the tree says becomes files.
+//!
+//! Nodes in line are planned against the index ([`super::plan`]); directories, modes and links
+//! between index and tree are set right at once; files go through the steps here: durable intent,
+//! temporary file, sync, exchange or rename, sync, index row. Each batch is one such round.
+
+use pacsync_protocol::row::{Kind, RESERVED_PREFIX};
+use pacsync_protocol::{ContentId, NodeId, RowId, cbor};
+use pacsync_store::StoreError;
+use pacsync_store::index::{Entry, NoteKind};
+
+use super::notes::{Act, Displaced, Intent, New, Old, PathRecord};
+use super::plan::Plan;
+use super::scan::Batch;
+use super::{Context, DISPLACED_MS, Progress, RETRY_MS, Worktree, file_identity};
+use crate::disk::{DiskError, Identity, RelPath};
+
+/// Most nodes planned in one round.
+const NODES_MAX: usize = 1_024;
+/// Most bytes of files written in one round; one file may exceed it.
+const BYTES_MAX: u64 = 32 << 20;
+/// Up to so many files each is synced by itself; more are synced with one call for all.
+const SYNC_EACH_MAX: usize = 4;
+
+/// Where the bytes of a file come from.
+#[derive(Debug)]
+pub(super) enum Source {
+    Bytes(Vec<u8>),
+    /// A transfer's temporary file, complete.
+    Transfer,
+    /// A symlink's target.
+    Target(Vec<u8>),
+}
+
+/// One change to the disk that needs an intent.
+#[derive(Debug)]
+pub(super) enum Step {
+    Put(Put),
+    Move { node: NodeId, entry: Entry, from: Place, to: Place },
+    Remove { node: NodeId, entry: Entry, place: Place },
+    RemoveDir { node: NodeId, place: Place },
+}
+
+/// A place on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) parent: NodeId,
+    pub(super) name: Vec<u8>,
+    pub(super) path: RelPath,
+}
+
+/// A file to create or replace.
+#[derive(Debug)]
+pub(super) struct Put {
+    pub(super) node: NodeId,
+    pub(super) kind: Kind,
+    pub(super) place: Place,
+    pub(super) row: RowId,
+    pub(super) content: ContentId,
+    pub(super) size: u64,
+    pub(super) mtime_ns: i64,
+    pub(super) mode: u16,
+    pub(super) source: Source,
+    /// What the index says stands there.
+    pub(super) replaces: Option<Entry>,
+}
+
+impl Step {
+    fn node(&self) -> NodeId {
+        match self {
+            Self::Put(put) => put.node,
+            Self::Move { node, .. } | Self::Remove { node, .. } | Self::RemoveDir { node, .. } => {
+                *node
+            }
+        }
+    }
+
+    fn path(&self) -> &RelPath {
+        match self {
+            Self::Put(put) => &put.place.path,
+            Self::Move { to, .. } => &to.path,
+            Self::Remove { place, .. } | Self::RemoveDir { place, .. } => &place.path,
+        }
+    }
+}
+
+/// A step with its intent and its temporary name.
+struct Begun {
+    step: Step,
+    note: u64,
+    temp: RelPath,
+    /// Identity of the temporary file as it was written.
+    written: Option<Identity>,
+}
+
+/// What a step left behind for the index.
+enum Outcome {
+    Put { entry: Entry, displaced: Option<Displaced> },
+    Moved { entry: Entry },
+    Removed { displaced: Option<Displaced> },
+}
+
+impl Worktree {
+    pub(super) fn apply_step(
+        &mut self,
+        cx: &mut Context<'_>,
+        progress: &mut Progress,
+    ) -> Result<(), StoreError> {
+        if self.order.is_empty() {
+            if self.ready.is_empty() && !self.arrived.is_empty() {
+                self.arrived.clear();
+                self.arrived_bytes = 0;
+            }
+            return Ok(());
+        }
+        let (steps, transfers) = self.plan_round(cx, progress)?;
+        for content in transfers {
+            self.advance_transfer(cx, &content)?;
+        }
+        if !steps.is_empty() {
+            self.carry_out(cx, steps)?;
+        }
+        if self.order.is_empty() {
+            self.arrived.clear();
+            self.arrived_bytes = 0;
+        }
+        Ok(())
+    }
+
+    /// Plans a round of nodes; does what needs no intent; writes intents for the rest.
+    fn plan_round(
+        &mut self,
+        cx: &mut Context<'_>,
+        progress: &mut Progress,
+    ) -> Result<(Vec<Begun>, Vec<ContentId>), StoreError> {
+        let stamp = cx.store.clock(&self.space)? + 1;
+        let txn = cx.store.begin()?;
+        let mut b = Batch::open(&txn, self.no, stamp, cx.now)?;
+        let mut begun = vec![];
+        let mut transfers = vec![];
+        let mut planned = 0;
+        let mut bytes = 0;
+        while planned < NODES_MAX
+            && bytes < BYTES_MAX
+            && let Some(node) = self.order.pop_front()
+        {
+            planned += 1;
+            self.ready.remove(&node);
+            let plan = self.plan(&mut b, cx.packs, cx.rng, node)?;
+            let step = match plan {
+                Plan::Done => {
+                    b.index.clear_pending(&node)?;
+                    b.dirty = true;
+                    continue;
+                }
+                Plan::Wait => continue,
+                Plan::Transfer(content) => {
+                    b.dirty = true;
+                    transfers.push(content);
+                    continue;
+                }
+                Plan::Again => {
+                    if begun.is_empty() {
+                        let at = cx.now.ms + super::SETTLE_MS;
+                        self.stalled.insert(node, at);
+                    } else {
+                        self.mark([node]);
+                        break;
+                    }
+                    continue;
+                }
+                Plan::Step(step) => step,
+            };
+            let flush = matches!(&step, Step::Move { entry, .. } if entry.kind == Kind::Dir)
+                || matches!(&step, Step::RemoveDir { .. });
+            if let Step::Put(put) = &step {
+                bytes += put.size;
+            }
+            let temp = self.temp_for(cx.rng, &step);
+            let intent = intent(&step, &temp);
+            let note = b.index.add_note(NoteKind::Intent, &cbor::encode(&intent))?;
+            b.dirty = true;
+            begun.push(Begun { step, note, temp, written: None });
+            if flush {
+                break;
+            }
+        }
+        let dirty = b.dirty;
+        let found = b.close();
+        if begun.is_empty() && transfers.is_empty() {
+            self.commit_found(found, txn, cx.rng, cx.now, progress)?;
+        } else if dirty {
+            txn.commit()?;
+        }
+        Ok((begun, transfers))
+    }
+
+    fn temp_for(&self, rng: &mut dyn pacsync_protocol::crypto::Entropy, step: &Step) -> RelPath {
+        let name = self.temp_name(rng);
+        let beside = |path: &RelPath| {
+            path.parent().unwrap_or_default().join(&name).unwrap_or_default()
+        };
+        match step {
+            Step::Put(Put { source: Source::Transfer, content, place, .. }) => self
+                .transfers
+                .get(content)
+                .map_or_else(|| beside(&place.path), |transfer| transfer.path.clone()),
+            Step::Put(put) => beside(&put.place.path),
+            Step::Remove { place, .. } if self.same_file_system(&place.path) => {
+                trash_dir().join(&name).unwrap_or_default()
+            }
+            Step::Remove { place, .. } | Step::RemoveDir { place, .. } => beside(&place.path),
+            Step::Move { from, .. } => from.path.clone(),
+        }
+    }
+
+    fn same_file_system(&self, path: &RelPath) -> bool {
+        self.disk.stat(path).ok().flatten().is_some_and(|s| s.identity.dev == self.root.dev)
+    }
+
+    fn carry_out(&mut self, cx: &mut Context<'_>, mut begun: Vec<Begun>) -> Result<(), StoreError> {
+        let mut failed: Vec<(usize, DiskError)> = vec![];
+        // Temporary files.
+        let many = begun.len() > SYNC_EACH_MAX;
+        let mut wrote = false;
+        for (at, item) in begun.iter_mut().enumerate() {
+            let result = match &item.step {
+                Step::Put(put) => {
+                    wrote = true;
+                    self.write_temp(put, &item.temp, !many)
+                }
+                Step::Remove { .. } => self.make_trash().map(|()| None),
+                Step::Move { .. } | Step::RemoveDir { .. } => Ok(None),
+            };
+            match result {
+                Ok(written) => item.written = written,
+                Err(error) => failed.push((at, error)),
+            }
+        }
+        let mut sync_error = None;
+        if wrote && many {
+            sync_error = self.sync_places(&begun).err();
+        }
+        // Exchange, rename.
+        let mut outcomes = vec![];
+        for (at, item) in begun.iter().enumerate() {
+            if let Some(error) = &sync_error {
+                let again = DiskError::new(error.op, item.step.path(), error.source.kind());
+                failed.push((at, again));
+                continue;
+            }
+            if failed.iter().any(|(f, _)| *f == at) {
+                continue;
+            }
+            match self.switch(cx, item) {
+                Ok(outcome) => outcomes.push((at, outcome)),
+                Err(error) => failed.push((at, error)),
+            }
+        }
+        if !outcomes.is_empty() {
+            let synced = if many {
+                self.sync_places(&begun)
+            } else {
+                outcomes.iter().try_for_each(|(at, _)| match begun.get(*at) {
+                    Some(item) => self.sync_dir_of(item.step.path()),
+                    None => Ok(()),
+                })
+            };
+            if let Err(error) = synced {
+                // The renames stand but may not be durable: the intents stay and are looked at
+                // again when the disk works.
+                tracing::warn!(%error, "sync after apply");
+            }
+        }
+        self.record(cx, begun, outcomes, failed)
+    }
+
+    fn sync_places(&self, begun: &[Begun]) -> Result<(), DiskError> {
+        self.disk.sync_all()?;
+        for item in begun {
+            if !self.same_file_system(&item.step.path().parent().unwrap_or_default()) {
+                self.disk.sync_fs(&item.step.path().parent().unwrap_or_default())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_dir_of(&self, path: &RelPath) -> Result<(), DiskError> {
+        match self.disk.sync_dir(&path.parent().unwrap_or_default()) {
+            Err(error) if error.is_not_found() => Ok(()),
+            other => other,
+        }
+    }
+
+    fn make_trash(&self) -> Result<(), DiskError> {
+        match self.disk.mkdir(&trash_dir(), 0o700) {
+            Err(error) if !error.is_exists() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn write_temp(
+        &self,
+        put: &Put,
+        temp: &RelPath,
+        sync: bool,
+    ) -> Result<Option<Identity>, DiskError> {
+        match &put.source {
+            Source::Target(target) => {
+                self.disk.symlink(temp, target)?;
+                let _ = self.disk.set_mtime(temp, put.mtime_ns);
+                Ok(self.disk.stat(temp)?.map(|stat| stat.identity))
+            }
+            Source::Bytes(bytes) => {
+                let mut file = self.disk.create(temp, 0o600)?;
+                let result = (|| {
+                    file.write_at(0, bytes)?;
+                    if self.probe.modes {
+                        file.set_mode(put.mode)?;
+                    }
+                    file.set_mtime(put.mtime_ns)?;
+                    if sync {
+                        file.sync_data()?;
+                    }
+                    file.identity()
+                })();
+                if result.is_err() {
+                    let _ = self.disk.unlink(temp);
+                }
+                result.map(Some)
+            }
+            Source::Transfer => {
+                let mut file = self.disk.open_write(temp)?;
+                file.set_len(put.size)?;
+                if self.probe.modes {
+                    file.set_mode(put.mode)?;
+                }
+                file.set_mtime(put.mtime_ns)?;
+                if sync {
+                    file.sync_data()?;
+                }
+                file.identity().map(Some)
+            }
+        }
+    }
+
+    /// The moment in which a path changes.
+    fn switch(&mut self, cx: &Context<'_>, item: &Begun) -> Result<Outcome, DiskError> {
+        match &item.step {
+            Step::Put(put) => self.switch_put(cx, put, item),
+            Step::Move { entry, from, to, .. } => {
+                self.disk.rename_noreplace(&from.path, &to.path)?;
+                let mut entry = entry.clone();
+                if let Some(stat) = self.disk.stat(&to.path)?
+                    && stat.identity.ino == entry.identity.ino
+                    && (entry.kind == Kind::Dir
+                        || (stat.identity.size == entry.identity.size
+                            && stat.identity.mtime_ns == entry.identity.mtime_ns))
+                {
+                    entry.identity = file_identity(&stat.identity);
+                }
+                Ok(Outcome::Moved { entry })
+            }
+            Step::Remove { node, entry, place } => {
+                match self.disk.rename_noreplace(&place.path, &item.temp) {
+                    Ok(()) => {}
+                    Err(error) if error.is_not_found() => {
+                        return Ok(Outcome::Removed { displaced: None });
+                    }
+                    Err(error) => return Err(error),
+                }
+                let displaced = displaced(cx, *node, entry, &item.temp, &place.path);
+                Ok(Outcome::Removed { displaced: Some(displaced) })
+            }
+            Step::RemoveDir { place, .. } => match self.disk.rmdir(&place.path) {
+                Ok(()) => Ok(Outcome::Removed { displaced: None }),
+                Err(error) if error.is_not_found() => Ok(Outcome::Removed { displaced: None }),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    fn switch_put(
+        &mut self,
+        cx: &Context<'_>,
+        put: &Put,
+        item: &Begun,
+    ) -> Result<Outcome, DiskError> {
+        let path = &put.place.path;
+        let mut aside = None;
+        match &put.replaces {
+            None => self.disk.rename_noreplace(&item.temp, path)?,
+            Some(_) => match self.disk.exchange(&item.temp, path) {
+                Ok(()) => aside = Some(item.temp.clone()),
+                // The file was removed meanwhile: the scan will say so; the content comes first.
+                Err(error) if error.is_not_found() => {
+                    self.disk.rename_noreplace(&item.temp, path)?;
+                }
+                Err(error) if error.is_unsupported() => {
+                    aside = Some(self.exchange_by_link(&item.temp, path)?);
+                }
+                Err(error) => return Err(error),
+            },
+        }
+        let seen = self.disk.stat(path)?.map(|stat| (stat.identity, stat.mode));
+        // If somebody wrote to the file since, the identity as written shows the difference.
+        let (identity, mode) = match (seen, item.written) {
+            (Some((seen, mode)), Some(written))
+                if seen.ino == written.ino
+                    && seen.size == written.size
+                    && seen.mtime_ns == written.mtime_ns =>
+            {
+                (seen, mode)
+            }
+            (Some((seen, mode)), None) => (seen, mode),
+            (_, Some(written)) => (written, put.mode),
+            (None, None) => return Ok(Outcome::Removed { displaced: None }),
+        };
+        let entry = Entry {
+            node: put.node,
+            kind: put.kind,
+            identity: file_identity(&identity),
+            mode,
+            row: Some(put.row),
+            content: Some(put.content),
+            recorded_ns: cx.now.ns,
+        };
+        let displaced = match (&put.replaces, aside) {
+            (Some(old), Some(temp)) => Some(displaced(cx, put.node, old, &temp, path)),
+            _ => None,
+        };
+        Ok(Outcome::Put { entry, displaced })
+    }
+
+    /// Where exchange is missing: keeps the old file under another name, then renames over it.
+    fn exchange_by_link(&self, temp: &RelPath, path: &RelPath) -> Result<RelPath, DiskError> {
+        let mut name = temp.name().unwrap_or_default().to_vec();
+        name.push(b'o');
+        let aside = temp.parent().unwrap_or_default().join(&name).unwrap_or_default();
+        match self.disk.link(path, &aside) {
+            Ok(()) => {}
+            Err(error) if error.is_unsupported() || error.is_permission() => {
+                self.disk.rename(path, &aside)?;
+            }
+            Err(error) => return Err(error),
+        }
+        self.disk.rename(temp, path)?;
+        Ok(aside)
+    }
+
+    /// Index rows and displaced records in one commit; intents go with it.
+    fn record(
+        &mut self,
+        cx: &mut Context<'_>,
+        begun: Vec<Begun>,
+        outcomes: Vec<(usize, Outcome)>,
+        failed: Vec<(usize, DiskError)>,
+    ) -> Result<(), StoreError> {
+        let txn = cx.store.begin()?;
+        let mut marks = vec![];
+        let mut finished = vec![];
+        {
+            let mut index = txn.index(self.no)?;
+            for (at, outcome) in outcomes {
+                let Some(item) = begun.get(at) else { continue };
+                index.remove_note(NoteKind::Intent, item.note)?;
+                let node = item.step.node();
+                index.clear_pending(&node)?;
+                let aside = match (outcome, &item.step) {
+                    (Outcome::Put { entry, displaced }, Step::Put(put)) => {
+                        index.put(&put.place.parent, &put.place.name, &entry)?;
+                        if matches!(put.source, Source::Transfer) {
+                            index.remove_transfer(&put.content)?;
+                            finished.push(put.content);
+                        }
+                        displaced
+                    }
+                    (Outcome::Moved { entry }, Step::Move { to, .. }) => {
+                        index.put(&to.parent, &to.name, &entry)?;
+                        if entry.kind == Kind::Dir {
+                            self.queue.deep(to.path.clone(), cx.now.ms);
+                        }
+                        marks.push(node);
+                        None
+                    }
+                    (
+                        Outcome::Removed { displaced },
+                        Step::Remove { place, .. } | Step::RemoveDir { place, .. },
+                    ) => {
+                        index.remove(&place.parent, &place.name)?;
+                        self.breaker.done(&node);
+                        marks.push(place.parent);
+                        marks.push(node);
+                        displaced
+                    }
+                    _ => None,
+                };
+                if let Some(displaced) = aside {
+                    let number = index.add_note(NoteKind::Displaced, &cbor::encode(&displaced))?;
+                    self.displaced.insert(number, displaced);
+                }
+                self.clear_fault(item.step.path());
+            }
+            for (at, error) in &failed {
+                let Some(item) = begun.get(*at) else { continue };
+                index.remove_note(NoteKind::Intent, item.note)?;
+                self.failed_step(cx.now, item, error);
+            }
+        }
+        txn.commit()?;
+        for content in finished {
+            self.transfers.remove(&content);
+            let waiting: Vec<NodeId> = self
+                .waiting
+                .iter()
+                .filter(|(id, w)| {
+                    w.size > pacsync_protocol::content::SMALL_MAX && self.transfers.get(id).is_none()
+                })
+                .flat_map(|(_, w)| w.nodes.iter().copied())
+                .collect();
+            self.mark(waiting);
+        }
+        marks.retain(|node| *node != NodeId::ROOT);
+        self.mark(marks);
+        Ok(())
+    }
+
+    fn failed_step(&mut self, now: super::Now, item: &Begun, error: &DiskError) {
+        let path = item.step.path().clone();
+        let node = item.step.node();
+        if let Step::Put(put) = &item.step
+            && !matches!(put.source, Source::Transfer)
+        {
+            let _ = self.disk.unlink(&item.temp);
+        }
+        self.stalled.insert(node, now.ms + RETRY_MS);
+        let in_the_way = error.is_exists() || error.is_not_empty();
+        if in_the_way || error.is_not_found() || error.is_not_a_directory() {
+            // Something unseen: look at it, then plan anew.
+            let look = if error.is_exists() { path } else { path.parent().unwrap_or_default() };
+            self.queue.deep(look, now.ms);
+            self.stalled.insert(node, now.ms + super::VACATED_MS * 2);
+            if let Step::RemoveDir { .. } = &item.step {
+                self.leftover(now, item);
+            }
+            return;
+        }
+        self.disk_fault(error, &path, now);
+    }
+
+    /// A directory that is dead in the tree and holds only what is ignored stays on disk, unknown.
+    fn leftover(&mut self, now: super::Now, item: &Begun) {
+        let Step::RemoveDir { place, .. } = &item.step else { return };
+        let Ok(listing) = self.disk.list(&place.path) else { return };
+        let ignored = listing.entries.iter().all(|entry| {
+            place.path.join(&entry.name).is_ok_and(|path| {
+                let is_dir = entry.stat.kind == crate::disk::FileKind::Dir;
+                self.ignores.ignores(&*self.disk, &path, is_dir)
+            })
+        });
+        if ignored {
+            self.leftovers.insert((place.parent, place.name.clone()));
+            self.stalled.insert(item.step.node(), now.ms);
+        }
+    }
+}
+
+fn displaced(
+    cx: &Context<'_>,
+    node: NodeId,
+    old: &Entry,
+    temp: &RelPath,
+    path: &RelPath,
+) -> Displaced {
+    Displaced {
+        temp: PathRecord::from(temp),
+        node,
+        path: PathRecord::from(path),
+        old: Old { identity: old.identity, row: old.row, content: old.content },
+        due_ms: cx.now.ms + DISPLACED_MS,
+    }
+}
+
+/// Where removed files wait at the root of the same file system.
+pub(super) fn trash_dir() -> RelPath {
+    let name = [RESERVED_PREFIX, b"removed"].concat();
+    RelPath::from_bytes(&name).unwrap_or_default()
+}
+
+fn intent(step: &Step, temp: &RelPath) -> Intent {
+    let old = |entry: &Entry| Old {
+        identity: entry.identity,
+        row: entry.row,
+        content: entry.content,
+    };
+    let (act, place, old, new) = match step {
+        Step::Put(put) => (
+            Act::Put,
+            &put.place,
+            put.replaces.as_ref().map(old),
+            Some(New { row: put.row, content: put.content }),
+        ),
+        Step::Move { entry, to, .. } => (Act::Move, to, Some(old(entry)), None),
+        Step::Remove { entry, place, .. } => (Act::Remove, place, Some(old(entry)), None),
+        Step::RemoveDir { place, .. } => (Act::Remove, place, None, None),
+    };
+    Intent {
+        act,
+        node: step.node(),
+        parent: place.parent,
+        name: place.name.clone(),
+        path: PathRecord::from(&place.path),
+        other: PathRecord::from(temp),
+        old,
+        new,
+    }
+}

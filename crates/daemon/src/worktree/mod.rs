@@ -1,0 +1,550 @@
+//! The worktree engine: one space's tree as real files beneath a root directory.
+//!
+//! Two directions. *Scan*: what changed on disk becomes rows ([`scan`], [`settle`]). *Apply*: what
+//! changed in the tree becomes files ([`apply`], [`transfer`]). Both run on one thread in bounded
+//! steps; clock, entropy and disk are arguments. Never here: sockets, sessions, tokio.
+
+mod apply;
+mod breaker;
+mod content;
+mod ignore;
+mod notes;
+mod plan;
+mod queue;
+mod recover;
+mod scan;
+mod settle;
+mod tracking;
+mod transfer;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use pacsync_protocol::content::IdKeys;
+use pacsync_protocol::crypto::{Entropy, random};
+use pacsync_protocol::row::RESERVED_PREFIX;
+use pacsync_protocol::{ContentId, NodeId, SpaceId};
+use pacsync_store::content::packs::PackStore;
+use pacsync_store::index::{FileIdentity, RootIdentity};
+use pacsync_store::{Committed, Store, StoreError};
+
+use crate::disk::{Disk, DiskError, FsEvent, Identity, Probe, RelPath};
+
+pub use breaker::Held;
+pub use recover::OpenError;
+pub use content::read_for_peer;
+use ignore::Ignores;
+use queue::Queue;
+pub use tracking::{Class, Tracking};
+pub use transfer::Request;
+use transfer::Transfers;
+
+/// How long a vacated path may be occupied again, or a new one turn out to be a move.
+pub const SETTLE_MS: u64 = 40;
+/// How long a vacated path waits before it counts as deleted.
+pub const VACATED_MS: u64 = 100;
+/// Quiet time after a write without close.
+pub const QUIET_MS: u64 = 500;
+/// Longest wait for quiet.
+pub const QUIET_MAX_MS: u64 = 30_000;
+/// How long a file put aside by an apply is kept before it is looked at again.
+pub const DISPLACED_MS: u64 = 2_000;
+/// Time between attempts at what failed.
+pub const RETRY_MS: u64 = 2_000;
+
+/// The time, passed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Milliseconds since 1970.
+    pub ms: u64,
+    /// Nanoseconds since 1970.
+    pub ns: i64,
+}
+
+/// What a step works on besides the worktree itself.
+pub struct Context<'a> {
+    /// The replica.
+    pub store: &'a mut Store,
+    /// Packs of the device.
+    pub packs: &'a mut PackStore,
+    /// Entropy.
+    pub rng: &'a mut dyn Entropy,
+    /// The time.
+    pub now: Now,
+}
+
+/// Something about a path that needs to be known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Where; the root's own problems have the root's path.
+    pub path: RelPath,
+    /// What.
+    pub what: String,
+}
+
+/// What a step did.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// What its transactions committed.
+    pub committed: Vec<Committed>,
+    /// True if there may be more to do at once.
+    pub more: bool,
+}
+
+/// Whether the tree's content may be rendered and scanned yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Waits until the sponsor's vector is applied.
+    Joining,
+    /// The first scan binds what is on disk to what the tree has.
+    FirstScan,
+    /// In normal use.
+    Live,
+}
+
+/// One space's worktree.
+pub struct Worktree {
+    space: SpaceId,
+    no: u32,
+    disk: Box<dyn Disk>,
+    probe: Probe,
+    keys: IdKeys,
+    root: RootIdentity,
+    tracking: Tracking,
+    phase: Phase,
+    ignores: Ignores,
+    queue: Queue,
+    /// Directories being walked, innermost last.
+    walks: Vec<scan::Walk>,
+    /// Vacated places: (directory, name) → when to decide.
+    vacated: BTreeMap<(NodeId, Vec<u8>), u64>,
+    last_vacated_ms: u64,
+    /// New paths that look like a move, until when.
+    settling: BTreeMap<RelPath, u64>,
+    /// Nodes whose rendering is to be brought up to date.
+    ready: BTreeSet<NodeId>,
+    order: VecDeque<NodeId>,
+    /// Content → nodes that wait for it.
+    waiting: BTreeMap<ContentId, Waiting>,
+    /// Small contents that arrived and are not yet on disk.
+    arrived: BTreeMap<ContentId, Vec<u8>>,
+    arrived_bytes: usize,
+    transfers: Transfers,
+    /// Nodes that could not be rendered: when to try again.
+    stalled: BTreeMap<NodeId, u64>,
+    problems: BTreeMap<RelPath, Fault>,
+    breaker: breaker::Breaker,
+    displaced: BTreeMap<u64, notes::Displaced>,
+    /// Paths never to touch: the daemon's own home, as (device, inode).
+    own_home: Option<(u64, u64)>,
+    offsets: content::Offsets,
+    /// Dead directories that hold only what is ignored: they stay on disk, unknown.
+    leftovers: BTreeSet<(NodeId, Vec<u8>)>,
+    /// Nodes that wait for a place that another node has, and how often they tried.
+    parked: BTreeMap<NodeId, u32>,
+    /// Set when the root itself cannot be used.
+    root_trouble: Option<String>,
+    check_root_at: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Waiting {
+    size: u64,
+    nodes: BTreeSet<NodeId>,
+    /// Losers of conflicts and other content that only packs hold.
+    for_packs: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Fault {
+    what: String,
+    retry_ms: u64,
+    /// How often it was tried; spaces the attempts out.
+    tries: u32,
+}
+
+impl Worktree {
+    /// The space.
+    pub fn space(&self) -> SpaceId {
+        self.space
+    }
+
+    /// What the root can store.
+    pub fn probe(&self) -> &Probe {
+        &self.probe
+    }
+
+    /// Where the join stands.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// What is tracked.
+    pub fn tracking(&self) -> &Tracking {
+        &self.tracking
+    }
+
+    /// The disk.
+    pub fn disk(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
+    /// Takes a hint from the disk.
+    pub fn event(&mut self, event: FsEvent, now: Now) {
+        match event {
+            FsEvent::Written(path) => {
+                self.note_ignore_file(&path);
+                self.queue.soon(path, now.ms);
+            }
+            FsEvent::Modified(path) => self.queue.quiet(path, now.ms),
+            FsEvent::Touched(path) => {
+                self.note_ignore_file(&path);
+                self.queue.touched(path, now.ms);
+            }
+            FsEvent::DirAppeared(path) => self.queue.deep(path, now.ms),
+            FsEvent::Overflow => self.queue.deep(RelPath::root(), now.ms),
+            FsEvent::RootGone => self.check_root_at = now.ms,
+        }
+    }
+
+    fn note_ignore_file(&mut self, path: &RelPath) {
+        if path.name() == Some(ignore::IGNORE_FILE)
+            && let Some(dir) = path.parent()
+        {
+            self.ignores.forget(&dir);
+        }
+    }
+
+    /// Asks for a look at everything tracked at or beneath a path.
+    pub fn request_scan(&mut self, path: RelPath, now: Now) {
+        self.queue.deep(path, now.ms);
+    }
+
+    /// Lets what is settling settle at once: the user asked to be told what is there now.
+    pub fn hurry(&mut self, now: Now) {
+        self.queue.hurry(now.ms);
+        if self.walks.is_empty() && self.queue.is_idle_at(now.ms) {
+            for due in self.settling.values_mut().chain(self.vacated.values_mut()) {
+                *due = (*due).min(now.ms);
+            }
+            self.last_vacated_ms = 0;
+        }
+    }
+
+    /// True if nothing on disk waits to be looked at, except what is being written right now.
+    pub fn is_scanned(&self) -> bool {
+        self.walks.is_empty()
+            && self.queue.is_empty()
+            && self.vacated.is_empty() && self.settling.is_empty()
+    }
+
+    /// Marks nodes as changed in the tree.
+    pub fn mark(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
+        for node in nodes {
+            self.stalled.remove(&node);
+            if self.ready.insert(node) {
+                self.order.push_back(node);
+            }
+        }
+    }
+
+    /// True if the disk shows what the tree says.
+    pub fn is_applied(&self) -> bool {
+        self.phase == Phase::Live
+            && self.ready.is_empty()
+            && self.waiting.is_empty()
+            && self.stalled.is_empty()
+            && self.transfers.is_empty()
+    }
+
+    /// Nodes that wait for content or for another attempt, and those in line.
+    pub fn pending(&self) -> u64 {
+        let waiting: usize = self.waiting.values().map(|w| w.nodes.len().max(1)).sum();
+        (self.ready.len() + waiting + self.stalled.len()) as u64
+    }
+
+    /// Big contents under way: (path, bytes here, size).
+    pub fn transfer_paths(&self) -> Vec<(RelPath, u64, u64)> {
+        self.transfers.paths()
+    }
+
+    /// What is wrong, by path.
+    pub fn problems(&self) -> Vec<Problem> {
+        let root = self.root_trouble.iter().map(|what| Problem {
+            path: RelPath::root(),
+            what: what.clone(),
+        });
+        let faults = self
+            .problems
+            .iter()
+            .map(|(path, fault)| Problem { path: path.clone(), what: fault.what.clone() });
+        root.chain(faults).collect()
+    }
+
+    /// Deletes that wait for the user.
+    pub fn held(&self) -> &Held {
+        self.breaker.held()
+    }
+
+    /// When to call [`Worktree::step`] again at the latest.
+    pub fn next_due(&self) -> Option<u64> {
+        let settled = self.settling.values().chain(self.vacated.values()).copied().min();
+        let faults = self.problems.values().map(|f| f.retry_ms).min();
+        let stalled = self.stalled.values().copied().min();
+        let displaced = self.displaced.values().map(|d| d.due_ms).min();
+        let root = self.root_trouble.is_some().then_some(self.check_root_at);
+        if self.root_trouble.is_some() {
+            return root;
+        }
+        [self.queue.next_due(), settled, faults, stalled, displaced]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// True if [`Worktree::step`] has something to do at once.
+    pub fn is_busy(&self, now: Now) -> bool {
+        if self.root_trouble.is_some() {
+            return self.check_root_at <= now.ms;
+        }
+        self.phase != Phase::Joining
+            && (!self.walks.is_empty()
+                || !self.order.is_empty()
+                || self.next_due().is_some_and(|due| due <= now.ms))
+    }
+
+    /// Does a bounded piece of work.
+    ///
+    /// # Errors
+    /// [`StoreError`]; trouble with the disk becomes a [`Problem`] instead.
+    pub fn step(&mut self, cx: &mut Context<'_>) -> Result<Progress, StoreError> {
+        let mut progress = Progress::default();
+        if self.phase == Phase::Joining || !self.root_is_usable(cx) {
+            return Ok(progress);
+        }
+        self.retry_faults(cx.now);
+        self.scan_step(cx, &mut progress)?;
+        if self.walks.is_empty() && self.queue.is_idle_at(cx.now.ms) {
+            self.settle_step(cx, &mut progress)?;
+            if self.phase == Phase::FirstScan && self.is_scanned() {
+                self.finish_first_scan(cx)?;
+            }
+        }
+        if self.phase == Phase::Live {
+            self.apply_step(cx, &mut progress)?;
+        }
+        self.displaced_step(cx, &mut progress)?;
+        progress.more = self.is_busy(cx.now);
+        Ok(progress)
+    }
+
+    fn retry_faults(&mut self, now: Now) {
+        let due: Vec<RelPath> = self
+            .problems
+            .iter()
+            .filter(|(_, fault)| fault.retry_ms <= now.ms)
+            .map(|(path, _)| path.clone())
+            .collect();
+        for path in due {
+            if let Some(fault) = self.problems.get_mut(&path) {
+                fault.retry_ms = now.ms + retry_delay(fault.tries);
+            }
+            self.queue.deep(path, now.ms);
+        }
+        let due: Vec<NodeId> =
+            self.stalled.iter().filter(|(_, at)| **at <= now.ms).map(|(n, _)| *n).collect();
+        self.mark(due);
+    }
+
+    fn fault(&mut self, path: &RelPath, what: String, now: Now) {
+        let tries = self.problems.get(path).map_or(0, |fault| fault.tries + 1);
+        let retry_ms = now.ms + retry_delay(tries);
+        self.problems.insert(path.clone(), Fault { what, retry_ms, tries });
+    }
+
+    fn disk_fault(&mut self, error: &DiskError, path: &RelPath, now: Now) {
+        tracing::debug!(%path, %error, "disk");
+        self.fault(path, describe(error), now);
+    }
+
+    fn clear_fault(&mut self, path: &RelPath) {
+        if !self.problems.is_empty() {
+            self.problems.remove(path);
+        }
+    }
+
+    /// Looks whether the root is still the directory that it was.
+    fn root_is_usable(&mut self, cx: &mut Context<'_>) -> bool {
+        if cx.now.ms < self.check_root_at {
+            return self.root_trouble.is_none();
+        }
+        self.check_root_at = cx.now.ms + RETRY_MS;
+        let before = self.root_trouble.take();
+        match self.disk.root_identity() {
+            Ok(found) if (found.dev, found.ino, found.fs_id)
+                == (self.root.dev, self.root.ino, self.root.fsid) => {}
+            Ok(found) if found.ino == self.root.ino && found.fs_id == self.root.fsid => {}
+            Ok(_) => {
+                self.root_trouble = Some(
+                    "another directory stands at the root's place: nothing is changed until the \
+                     old one is back or the space is detached and attached again"
+                        .into(),
+                );
+            }
+            Err(error) if error.is_not_found() => {
+                self.root_trouble = Some(
+                    "the root directory is missing: nothing is deleted elsewhere until it is back"
+                        .into(),
+                );
+            }
+            Err(error) => self.root_trouble = Some(describe(&error)),
+        }
+        if before.is_some() && self.root_trouble.is_none() {
+            self.queue.deep(RelPath::root(), cx.now.ms);
+        }
+        self.root_trouble.is_none()
+    }
+
+    fn finish_first_scan(&mut self, cx: &mut Context<'_>) -> Result<(), StoreError> {
+        let txn = cx.store.begin()?;
+        {
+            let mut index = txn.index(self.no)?;
+            if let Some(mut attachment) = index.attachment()? {
+                attachment.first_scan = false;
+                index.set_attachment(&attachment)?;
+            }
+        }
+        txn.commit()?;
+        self.phase = Phase::Live;
+        Ok(())
+    }
+
+    /// The sponsor's vector is applied: the first scan may begin.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn joined(&mut self, cx: &mut Context<'_>) -> Result<(), StoreError> {
+        let txn = cx.store.begin()?;
+        {
+            let mut index = txn.index(self.no)?;
+            if let Some(mut attachment) = index.attachment()? {
+                attachment.join = None;
+                attachment.awaits_sponsor = false;
+                index.set_attachment(&attachment)?;
+            }
+        }
+        txn.commit()?;
+        self.phase = Phase::FirstScan;
+        self.queue.deep(RelPath::root(), cx.now.ms);
+        self.mark_all(cx.store)
+    }
+
+    /// Marks every node of the tree: after an attach, or when what is tracked has changed.
+    fn mark_all(&mut self, store: &Store) -> Result<(), StoreError> {
+        let tx = store.read()?;
+        let tree = pacsync_store::tree::TreeReader::open(&tx, self.no)?;
+        let mut dirs = vec![NodeId::ROOT];
+        let mut found = vec![];
+        while let Some(dir) = dirs.pop() {
+            for item in tree.children(&dir)? {
+                let (_, node) = item?;
+                found.push(node);
+                dirs.push(node);
+            }
+        }
+        self.mark(found);
+        Ok(())
+    }
+
+    /// What is tracked has changed: forgets what is no longer tracked (files stay), renders and
+    /// scans what now is.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn set_tracking(
+        &mut self,
+        tracking: Tracking,
+        cx: &mut Context<'_>,
+    ) -> Result<(), StoreError> {
+        if tracking == self.tracking {
+            return Ok(());
+        }
+        self.tracking = tracking;
+        let txn = cx.store.begin()?;
+        {
+            let mut index = txn.index(self.no)?;
+            let mut dirs = vec![(NodeId::ROOT, RelPath::root())];
+            while let Some((dir, path)) = dirs.pop() {
+                for (name, entry) in index.children(&dir)? {
+                    let Ok(below) = path.join(&name) else { continue };
+                    if self.tracking.class(&below) == Class::Untracked {
+                        forget_tree(&mut index, &dir, &name)?;
+                    } else if entry.kind == pacsync_protocol::row::Kind::Dir {
+                        dirs.push((entry.node, below));
+                    }
+                }
+            }
+        }
+        txn.commit()?;
+        self.queue.deep(RelPath::root(), cx.now.ms);
+        self.mark_all(cx.store)
+    }
+
+    fn temp_name(&self, rng: &mut dyn Entropy) -> Vec<u8> {
+        const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+        let mut name = RESERVED_PREFIX.to_vec();
+        name.extend(random::<16>(rng).iter().map(|b| DIGITS[usize::from(b % 32)]));
+        name
+    }
+}
+
+/// Drops a place and everything beneath it from the index.
+fn forget_tree(
+    index: &mut pacsync_store::index::Index<'_>,
+    parent: &NodeId,
+    name: &[u8],
+) -> Result<(), StoreError> {
+    let mut doomed = vec![(*parent, name.to_vec())];
+    while let Some((parent, name)) = doomed.pop() {
+        if let Some(entry) = index.remove(&parent, &name)? {
+            for (below, _) in index.children(&entry.node)? {
+                doomed.push((entry.node, below));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn retry_delay(tries: u32) -> u64 {
+    RETRY_MS << tries.min(4)
+}
+
+fn describe(error: &DiskError) -> String {
+    if error.is_no_space() {
+        "the disk is full: make room; it goes on by itself".into()
+    } else if error.is_read_only() {
+        "the file system is read-only: it goes on when it can be written".into()
+    } else if error.is_permission() {
+        "permission denied: allow this user to access it; it is tried again by itself".into()
+    } else if error.is_watch_limit() {
+        "the system's limit of watched directories is reached: raise \
+         fs.inotify.max_user_watches; until then changes are found by scans"
+            .into()
+    } else {
+        error.to_string()
+    }
+}
+
+fn file_identity(identity: &Identity) -> FileIdentity {
+    FileIdentity {
+        dev: identity.dev,
+        ino: identity.ino,
+        size: identity.size,
+        mtime_ns: identity.mtime_ns,
+        ctime_ns: identity.ctime_ns,
+        btime_ns: identity.btime_ns,
+    }
+}
+
+fn is_reserved(name: &[u8]) -> bool {
+    name.starts_with(RESERVED_PREFIX)
+}

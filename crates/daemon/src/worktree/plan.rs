@@ -1,0 +1,630 @@
+//! What has to happen so that the disk shows what the tree says of one node.
+
+use pacsync_protocol::content::SMALL_MAX;
+use pacsync_protocol::crypto::Entropy;
+use pacsync_protocol::row::{Content, Kind};
+use pacsync_protocol::{ContentId, NodeId};
+use pacsync_store::StoreError;
+use pacsync_store::content::packs::PackStore;
+use pacsync_store::index::Entry;
+use pacsync_store::tree::NodeState;
+
+use super::apply::{Place, Put, Source, Step};
+use super::content::Contents;
+use super::scan::Batch;
+use super::settle::path_of;
+use super::transfer::TransferRecord;
+use super::{Class, Waiting, Worktree, file_identity};
+use crate::disk::{FileKind, RelPath};
+
+/// How often two nodes may wait for each other's place before one is parked.
+const PARK_AFTER: u32 = 3;
+
+/// What a node needs.
+#[derive(Debug)]
+pub(super) enum Plan {
+    /// Nothing, or what was needed has been done.
+    Done,
+    /// Something that will mark the node again.
+    Wait,
+    /// A transfer was begun.
+    Transfer(ContentId),
+    /// Another node's steps first.
+    Again,
+    /// A change with an intent.
+    Step(Step),
+}
+
+enum Obtained {
+    Source(Source),
+    Wait,
+    Transfer,
+}
+
+impl Worktree {
+    pub(super) fn plan(
+        &mut self,
+        b: &mut Batch<'_>,
+        packs: &PackStore,
+        rng: &mut dyn Entropy,
+        node: NodeId,
+    ) -> Result<Plan, StoreError> {
+        let rep = b.tree.representative(&node)?;
+        if rep != node && self.rebind(b, node, rep)? == Rebound::InTheWay {
+            return self.plan_removal(b, node);
+        }
+        let Some(state) = b.tree.node(&rep)? else { return Ok(Plan::Done) };
+        if state.kind == Kind::Dir && b.index.location(&rep)?.is_none() && !state.dead {
+            // What lies beneath may have come while the directory was not rendered.
+            let below: Vec<NodeId> = b
+                .tree
+                .children(&rep)?
+                .map(|item| item.map(|(_, node)| node))
+                .collect::<Result<_, _>>()?;
+            let missing: Vec<NodeId> = below
+                .into_iter()
+                .filter(|node| matches!(b.index.location(node), Ok(None)))
+                .collect();
+            let plan = self.plan_rep(b, packs, rng, rep, state)?;
+            self.mark(missing);
+            return Ok(plan);
+        }
+        self.plan_rep(b, packs, rng, rep, state)
+    }
+
+    fn plan_rep(
+        &mut self,
+        b: &mut Batch<'_>,
+        packs: &PackStore,
+        rng: &mut dyn Entropy,
+        node: NodeId,
+        state: NodeState,
+    ) -> Result<Plan, StoreError> {
+        self.want_losers(b, packs, &state)?;
+        let wanted = match self.wanted_place(b, &state)? {
+            Wanted::Place(place) => Some(place),
+            Wanted::Nowhere => None,
+            Wanted::After(above) => {
+                for dir in above {
+                    let Some(state) = b.tree.node(&dir)? else { return Ok(Plan::Done) };
+                    match self.plan_rep(b, packs, rng, dir, state)? {
+                        Plan::Done => {}
+                        // Its own turn comes; this node is tried again after it.
+                        _ => {
+                            self.mark([dir]);
+                            return Ok(Plan::Again);
+                        }
+                    }
+                }
+                let Some(state) = b.tree.node(&node)? else { return Ok(Plan::Done) };
+                match self.wanted_place(b, &state)? {
+                    Wanted::Place(place) => Some(place),
+                    Wanted::Nowhere => None,
+                    Wanted::After(_) => return Ok(Plan::Again),
+                }
+            }
+        };
+        let current = b.index.entry_of(&node)?;
+        match (current, wanted) {
+            (None, None) => Ok(Plan::Done),
+            (Some(_), None) => self.plan_removal(b, node),
+            (None, Some(place)) => self.plan_creation(b, packs, rng, node, state, place),
+            (Some((parent, name, entry)), Some(place))
+                if parent == place.parent && name == place.name =>
+            {
+                self.plan_update(b, packs, rng, node, state, place, entry)
+            }
+            (Some((parent, name, entry)), Some(place)) => {
+                self.plan_move(b, rng, node, parent, name, entry, place)
+            }
+        }
+    }
+
+    fn wanted_place(&self, b: &Batch<'_>, state: &NodeState) -> Result<Wanted, StoreError> {
+        let known = matches!(state.kind, Kind::Dir | Kind::File | Kind::Symlink);
+        let (Some(parent), Some(name)) = (state.parent, &state.name) else {
+            return Ok(Wanted::Nowhere);
+        };
+        if !state.shown || state.dead || !known {
+            return Ok(Wanted::Nowhere);
+        }
+        let dir = if parent == NodeId::ROOT {
+            RelPath::root()
+        } else {
+            match path_of(&b.index, &parent)? {
+                Some(path) => path,
+                None => return self.after_parent(b, parent),
+            }
+        };
+        let Ok(path) = dir.join(name.as_bytes()) else { return Ok(Wanted::Nowhere) };
+        Ok(match self.tracking.class(&path) {
+            Class::Tracked => {
+                Wanted::Place(Place { parent, name: name.as_bytes().to_vec(), path })
+            }
+            Class::Above if state.kind == Kind::Dir => {
+                Wanted::Place(Place { parent, name: name.as_bytes().to_vec(), path })
+            }
+            _ => Wanted::Nowhere,
+        })
+    }
+
+    /// The parent is not on disk: either it will be, or what lies beneath is not rendered.
+    fn after_parent(&self, b: &Batch<'_>, parent: NodeId) -> Result<Wanted, StoreError> {
+        let mut at = parent;
+        let mut path = vec![];
+        let mut above = vec![];
+        for _ in 0..4_096 {
+            if at == NodeId::ROOT {
+                path.reverse();
+                let path = RelPath::from_bytes(&path.join(&b'/')).unwrap_or_default();
+                above.reverse();
+                return Ok(match self.tracking.class(&path) {
+                    Class::Untracked => Wanted::Nowhere,
+                    _ => Wanted::After(above),
+                });
+            }
+            match b.tree.node(&at)? {
+                Some(state) if state.shown && !state.dead && state.kind == Kind::Dir => {
+                    let (Some(next), Some(name)) = (state.parent, state.name) else { break };
+                    path.push(name.as_bytes().to_vec());
+                    if b.index.location(&at)?.is_none() {
+                        above.push(at);
+                    }
+                    at = next;
+                }
+                _ => break,
+            }
+        }
+        Ok(Wanted::Nowhere)
+    }
+
+    fn plan_removal(&mut self, b: &mut Batch<'_>, node: NodeId) -> Result<Plan, StoreError> {
+        let Some((parent, name, entry)) = b.index.entry_of(&node)? else { return Ok(Plan::Done) };
+        if self.breaker.held().remote.contains_key(&node) {
+            return Ok(Plan::Wait);
+        }
+        let Some(dir) = path_of(&b.index, &parent)? else { return Ok(Plan::Done) };
+        let Ok(path) = dir.join(&name) else { return Ok(Plan::Done) };
+        let place = Place { parent, name, path };
+        if entry.kind != Kind::Dir {
+            return Ok(Plan::Step(Step::Remove { node, entry, place }));
+        }
+        if self.leftovers.remove(&(place.parent, place.name.clone())) {
+            b.index.remove(&place.parent, &place.name)?;
+            b.dirty = true;
+            return Ok(Plan::Done);
+        }
+        let below = b.index.children(&node)?;
+        if below.is_empty() {
+            return Ok(Plan::Step(Step::RemoveDir { node, place }));
+        }
+        // The last of them to go marks this directory again.
+        self.mark(below.into_iter().map(|(_, entry)| entry.node));
+        Ok(Plan::Wait)
+    }
+
+    fn plan_creation(
+        &mut self,
+        b: &mut Batch<'_>,
+        packs: &PackStore,
+        rng: &mut dyn Entropy,
+        node: NodeId,
+        state: NodeState,
+        place: Place,
+    ) -> Result<Plan, StoreError> {
+        if place.name.len() > self.probe.name_max {
+            self.fault(&place.path, "this disk cannot hold a name so long".into(), b.now);
+            return Ok(Plan::Wait);
+        }
+        if let Some(other) = b.index.get(&place.parent, &place.name)? {
+            self.mark([other.node]);
+            return Ok(Plan::Again);
+        }
+        let seen = match self.disk.stat(&place.path) {
+            Ok(seen) => seen,
+            Err(error) => {
+                self.disk_fault(&error, &place.path, b.now);
+                self.stalled.insert(node, b.now.ms + super::RETRY_MS);
+                return Ok(Plan::Wait);
+            }
+        };
+        if let Some(seen) = seen {
+            if state.kind == Kind::Dir && seen.kind == FileKind::Dir {
+                self.put_dir(b, node, &place, seen.mode)?;
+                self.queue.deep(place.path.clone(), b.now.ms);
+                return Ok(Plan::Done);
+            }
+            // Something that was not seen yet: taken in first, never overwritten.
+            self.queue.deep(place.path.clone(), b.now.ms);
+            self.stalled.insert(node, b.now.ms + super::SETTLE_MS);
+            return Ok(Plan::Wait);
+        }
+        if state.kind == Kind::Dir {
+            return self.make_dir(b, node, state, place);
+        }
+        self.plan_put(b, packs, rng, node, state, place, None)
+    }
+
+    fn make_dir(
+        &mut self,
+        b: &mut Batch<'_>,
+        node: NodeId,
+        state: NodeState,
+        place: Place,
+    ) -> Result<Plan, StoreError> {
+        let mode = state.mode.unwrap_or(0o755);
+        let made = self.disk.mkdir(&place.path, 0o700).and_then(|()| {
+            if self.probe.modes { self.disk.set_mode(&place.path, mode) } else { Ok(()) }
+        });
+        if let Err(error) = made
+            && !error.is_exists()
+        {
+            self.disk_fault(&error, &place.path, b.now);
+            self.stalled.insert(node, b.now.ms + super::RETRY_MS);
+            return Ok(Plan::Wait);
+        }
+        self.clear_fault(&place.path);
+        self.put_dir(b, node, &place, mode)?;
+        if let Err(error) = self.disk.watch(&place.path)
+            && !error.is_unsupported()
+            && !error.is_not_found()
+        {
+            self.disk_fault(&error, &place.path, b.now);
+        }
+        Ok(Plan::Done)
+    }
+
+    fn put_dir(
+        &mut self,
+        b: &mut Batch<'_>,
+        node: NodeId,
+        place: &Place,
+        mode: u16,
+    ) -> Result<(), StoreError> {
+        let Ok(Some(stat)) = self.disk.stat(&place.path) else { return Ok(()) };
+        let entry = Entry {
+            node,
+            kind: Kind::Dir,
+            identity: file_identity(&stat.identity),
+            mode: if self.probe.modes { mode } else { stat.mode },
+            row: None,
+            content: None,
+            recorded_ns: b.now.ns,
+        };
+        b.put(&place.parent, &place.name, &entry)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one plan, taken apart")]
+    fn plan_update(
+        &mut self,
+        b: &mut Batch<'_>,
+        packs: &PackStore,
+        rng: &mut dyn Entropy,
+        node: NodeId,
+        state: NodeState,
+        place: Place,
+        mut entry: Entry,
+    ) -> Result<Plan, StoreError> {
+        if entry.kind != state.kind {
+            // The node changed its kind under us (two births): begin anew.
+            return self.plan_removal(b, node);
+        }
+        if let Some(shown) = &state.content
+            && entry.content != Some(shown.content.id)
+        {
+            return self.plan_put(b, packs, rng, node, state, place, Some(entry));
+        }
+        let mut changed = false;
+        if let Some(shown) = &state.content
+            && entry.row != Some(shown.row)
+        {
+            entry.row = Some(shown.row);
+            changed = true;
+        }
+        if let Some(mode) = state.mode
+            && self.probe.modes
+            && entry.kind != Kind::Symlink
+            && entry.mode != mode
+        {
+            if let Err(error) = self.disk.set_mode(&place.path, mode) {
+                self.disk_fault(&error, &place.path, b.now);
+                self.stalled.insert(node, b.now.ms + super::RETRY_MS);
+                return Ok(Plan::Wait);
+            }
+            self.clear_fault(&place.path);
+            entry.mode = mode;
+            if let Ok(Some(stat)) = self.disk.stat(&place.path)
+                && stat.identity.mtime_ns == entry.identity.mtime_ns
+                && stat.identity.size == entry.identity.size
+                && stat.identity.ino == entry.identity.ino
+            {
+                entry.identity = file_identity(&stat.identity);
+            }
+            changed = true;
+        }
+        if changed {
+            b.put(&place.parent, &place.name, &entry)?;
+        }
+        Ok(Plan::Done)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one plan, taken apart")]
+    fn plan_put(
+        &mut self,
+        b: &mut Batch<'_>,
+        packs: &PackStore,
+        rng: &mut dyn Entropy,
+        node: NodeId,
+        state: NodeState,
+        place: Place,
+        replaces: Option<Entry>,
+    ) -> Result<Plan, StoreError> {
+        let Some(shown) = state.content else { return Ok(Plan::Done) };
+        if let Some(entry) = &replaces
+            && let Ok(Some(stat)) = self.disk.stat(&place.path)
+            && file_identity(&stat.identity) != entry.identity
+        {
+            // An edit that was not seen yet: taken in first.
+            self.queue.deep(place.path.clone(), b.now.ms);
+            self.stalled.insert(node, b.now.ms + super::SETTLE_MS);
+            return Ok(Plan::Wait);
+        }
+        let source = if state.kind == Kind::Symlink {
+            if !self.probe.symlinks {
+                self.fault(&place.path, "this disk cannot hold symlinks".into(), b.now);
+                return Ok(Plan::Wait);
+            }
+            Source::Target(shown.content.inline.clone().unwrap_or_default())
+        } else {
+            match self.obtain(b, packs, rng, node, &shown.content, &place)? {
+                Obtained::Source(source) => source,
+                Obtained::Wait => return Ok(Plan::Wait),
+                Obtained::Transfer => return Ok(Plan::Transfer(shown.content.id)),
+            }
+        };
+        Ok(Plan::Step(Step::Put(Put {
+            node,
+            kind: state.kind,
+            place,
+            row: shown.row,
+            content: shown.content.id,
+            size: shown.content.size,
+            mtime_ns: shown.content.mtime_ns,
+            mode: state.mode.unwrap_or(0o644),
+            source,
+            replaces,
+        })))
+    }
+
+    fn obtain(
+        &mut self,
+        b: &mut Batch<'_>,
+        packs: &PackStore,
+        rng: &mut dyn Entropy,
+        node: NodeId,
+        content: &Content,
+        place: &Place,
+    ) -> Result<Obtained, StoreError> {
+        if let Some(bytes) = &content.inline {
+            return Ok(Obtained::Source(Source::Bytes(bytes.clone())));
+        }
+        if let Some(bytes) = self.arrived.get(&content.id) {
+            return Ok(Obtained::Source(Source::Bytes(bytes.clone())));
+        }
+        if content.size <= SMALL_MAX {
+            if let Some(bytes) = self.local_small(b, packs, &content.id)? {
+                return Ok(Obtained::Source(Source::Bytes(bytes)));
+            }
+            self.wait_for(content, node);
+            return Ok(Obtained::Wait);
+        }
+        if self.transfer_is_whole(&content.id) {
+            return Ok(if self.transfer_is_true(b, &content.id, content.size)? {
+                Obtained::Source(Source::Transfer)
+            } else {
+                self.wait_for(content, node);
+                Obtained::Transfer
+            });
+        }
+        self.wait_for(content, node);
+        if self.transfers.get(&content.id).is_some() || self.transfers.is_full() {
+            return Ok(Obtained::Wait);
+        }
+        let name = self.temp_name(rng);
+        let dir = place.path.parent().unwrap_or_default();
+        let Ok(path) = dir.join(&name) else { return Ok(Obtained::Wait) };
+        match self.disk.create(&path, 0o600) {
+            Ok(file) => {
+                let record = TransferRecord { parent: place.parent, name, size: content.size };
+                let bytes = pacsync_protocol::cbor::encode(&record);
+                b.index.put_transfer(&content.id, &bytes)?;
+                self.transfers.begin(content.id, record, path, place.path.clone(), file);
+                Ok(Obtained::Transfer)
+            }
+            Err(error) => {
+                self.disk_fault(&error, &place.path, b.now);
+                self.waiting.remove(&content.id);
+                self.stalled.insert(node, b.now.ms + super::RETRY_MS);
+                Ok(Obtained::Wait)
+            }
+        }
+    }
+
+    fn wait_for(&mut self, content: &Content, node: NodeId) {
+        let waiting = self.waiting.entry(content.id).or_insert_with(|| Waiting {
+            size: content.size,
+            nodes: Default::default(),
+            for_packs: false,
+        });
+        waiting.nodes.insert(node);
+    }
+
+    /// The bytes of a whole transfer must have the content's name: its manifests were a peer's word.
+    fn transfer_is_true(
+        &mut self,
+        b: &mut Batch<'_>,
+        content: &ContentId,
+        size: u64,
+    ) -> Result<bool, StoreError> {
+        let Some(transfer) = self.transfers.get(content) else { return Ok(false) };
+        let path = transfer.path.clone();
+        let scanned = self
+            .disk
+            .open_write(&path)
+            .and_then(|mut file| file.set_len(size))
+            .map_err(super::content::ReadError::from)
+            .and_then(|()| super::content::read(&*self.disk, &path, Kind::File, &self.keys));
+        match scanned {
+            Ok(read) if read.content.id == *content => {
+                if let Some(tree) = &read.manifest {
+                    super::content::keep_manifest(&mut b.index, &self.keys, content, tree)?;
+                }
+                Ok(true)
+            }
+            Ok(_) => {
+                tracing::warn!(%content, "a transfer's bytes are not what its manifest promised");
+                self.restart_transfer(b, content)?;
+                Ok(false)
+            }
+            Err(error) => {
+                self.read_fault(&error, &path, b.now);
+                self.restart_transfer(b, content)?;
+                Ok(false)
+            }
+        }
+    }
+
+    fn restart_transfer(
+        &mut self,
+        b: &mut Batch<'_>,
+        content: &ContentId,
+    ) -> Result<(), StoreError> {
+        b.index.forget_manifest_of(content)?;
+        b.dirty = true;
+        if let Some(transfer) = self.transfers.remove(content)
+            && let Ok(file) = self.disk.open_write(&transfer.path)
+        {
+            self.transfers.begin(
+                *content,
+                transfer.record,
+                transfer.path,
+                transfer.target,
+                file,
+            );
+        }
+        Ok(())
+    }
+
+    fn local_small(
+        &self,
+        b: &Batch<'_>,
+        packs: &PackStore,
+        content: &ContentId,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let tables = b.index.contents()?;
+        let path = |node: &NodeId| path_of(&b.index, node);
+        let contents = Contents {
+            disk: &*self.disk,
+            keys: &self.keys,
+            packs,
+            tables: &tables,
+            path_of: &path,
+        };
+        contents.small(content)
+    }
+
+    /// Losing values of a conflict are kept here, too.
+    fn want_losers(
+        &mut self,
+        b: &Batch<'_>,
+        packs: &PackStore,
+        state: &NodeState,
+    ) -> Result<(), StoreError> {
+        for (_, content) in &state.losers {
+            let small = content.size <= SMALL_MAX && content.inline.is_none();
+            if small
+                && !self.waiting.contains_key(&content.id)
+                && self.local_small(b, packs, &content.id)?.is_none()
+            {
+                let waiting =
+                    Waiting { size: content.size, nodes: Default::default(), for_packs: true };
+                self.waiting.insert(content.id, waiting);
+            }
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one plan, taken apart")]
+    fn plan_move(
+        &mut self,
+        b: &mut Batch<'_>,
+        rng: &mut dyn Entropy,
+        node: NodeId,
+        parent: NodeId,
+        name: Vec<u8>,
+        entry: Entry,
+        place: Place,
+    ) -> Result<Plan, StoreError> {
+        let Some(dir) = path_of(&b.index, &parent)? else { return Ok(Plan::Done) };
+        let Ok(path) = dir.join(&name) else { return Ok(Plan::Done) };
+        let from = Place { parent, name, path };
+        if let Some(other) = b.index.get(&place.parent, &place.name)? {
+            self.mark([other.node]);
+            let tries = self.parked.entry(node).or_default();
+            *tries += 1;
+            if *tries < PARK_AFTER {
+                return Ok(Plan::Again);
+            }
+            // Each waits for the other's place: step aside.
+            self.parked.remove(&node);
+            let name = self.temp_name(rng);
+            let Ok(path) = dir.join(&name) else { return Ok(Plan::Done) };
+            let to = Place { parent, name, path };
+            return Ok(Plan::Step(Step::Move { node, entry, from, to }));
+        }
+        self.parked.remove(&node);
+        Ok(Plan::Step(Step::Move { node, entry, from, to: place }))
+    }
+
+    /// A node was unified into another: what is on disk under its name belongs to the other now.
+    fn rebind(
+        &mut self,
+        b: &mut Batch<'_>,
+        node: NodeId,
+        rep: NodeId,
+    ) -> Result<Rebound, StoreError> {
+        let Some((parent, name, mut entry)) = b.index.entry_of(&node)? else {
+            return Ok(Rebound::Done);
+        };
+        let children = b.index.children(&node)?;
+        if b.index.location(&rep)?.is_some() {
+            if children.is_empty() {
+                return Ok(Rebound::InTheWay);
+            }
+            // Both directories are on disk: the children move over, then this one goes.
+            self.mark(children.into_iter().map(|(_, entry)| entry.node));
+            return Ok(Rebound::Done);
+        }
+        entry.node = rep;
+        b.index.remove(&parent, &name)?;
+        b.put(&parent, &name, &entry)?;
+        for (name, child) in children {
+            b.index.remove(&node, &name)?;
+            b.put(&rep, &name, &child)?;
+        }
+        Ok(Rebound::Done)
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Rebound {
+    Done,
+    InTheWay,
+}
+
+enum Wanted {
+    Place(Place),
+    Nowhere,
+    /// These directories have to be made first, outermost first.
+    After(Vec<NodeId>),
+}

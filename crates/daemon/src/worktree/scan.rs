@@ -1,0 +1,771 @@
+//! Scan: what is on disk becomes rows.
+//!
+//! A walk lists a directory after its watch is set and takes its entries one by one, within a
+//! budget for each step; so a big tree never keeps the thread for long.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use pacsync_protocol::crypto::{Entropy, random};
+use pacsync_protocol::row::{At, Keys, Kind, Life, Name, Row};
+use pacsync_protocol::segment::Entry as LogEntry;
+use pacsync_protocol::{NodeId, RowId, Stamp};
+use pacsync_store::index::{Entry, Index};
+use pacsync_store::tree::TreeTables;
+use pacsync_store::{StoreError, Txn};
+
+use super::content::{Read, ReadError};
+use super::queue::Depth;
+use super::{Class, Context, Now, Phase, Progress, SETTLE_MS, VACATED_MS, Worktree};
+use super::{file_identity, forget_tree, is_reserved};
+use crate::disk::{DirEntry, FileKind, RelPath, Stat};
+
+/// Most rows of one step.
+const ROWS_MAX: usize = 2_000;
+/// Most entries looked at in one step.
+const ENTRIES_MAX: usize = 10_000;
+/// Most bytes read in one step; one file may exceed it.
+const BYTES_MAX: u64 = 64 << 20;
+
+/// A directory whose entries are being taken.
+#[derive(Debug)]
+pub(super) struct Walk {
+    dir: RelPath,
+    node: NodeId,
+    entries: VecDeque<DirEntry>,
+    listed: BTreeSet<Vec<u8>>,
+    /// False where only some entries were looked up: the rest is not missing.
+    complete: bool,
+}
+
+/// One step's view of the store, and what it found.
+pub(super) struct Batch<'t> {
+    pub(super) tree: TreeTables<'t>,
+    pub(super) index: Index<'t>,
+    pub(super) rows: Vec<LogEntry>,
+    pub(super) stamp: Stamp,
+    pub(super) dirty: bool,
+    pub(super) bytes: u64,
+    pub(super) now: Now,
+    /// Nodes that need rendering although their rows did not change.
+    pub(super) marks: Vec<NodeId>,
+}
+
+impl<'t> Batch<'t> {
+    pub(super) fn open(
+        txn: &'t Txn<'_>,
+        no: u32,
+        stamp: Stamp,
+        now: Now,
+    ) -> Result<Self, StoreError> {
+        Ok(Self {
+            tree: txn.tree(no)?,
+            index: txn.index(no)?,
+            rows: vec![],
+            stamp,
+            dirty: false,
+            bytes: 0,
+            now,
+            marks: vec![],
+        })
+    }
+
+    pub(super) fn write(&mut self, row: &Row) -> RowId {
+        let bytes = row.to_bytes();
+        let id = Row::id_of(&bytes);
+        self.rows.push(LogEntry::Row(bytes));
+        self.dirty = true;
+        id
+    }
+
+    pub(super) fn place(&mut self, parent: NodeId, name: &Name) -> At {
+        let stamp = self.stamp;
+        self.stamp += 1;
+        At { parent, name: name.clone(), stamp }
+    }
+
+    pub(super) fn put(
+        &mut self,
+        parent: &NodeId,
+        name: &[u8],
+        entry: &Entry,
+    ) -> Result<(), StoreError> {
+        self.dirty = true;
+        self.index.put(parent, name, entry)
+    }
+}
+
+/// What remains of a batch once its view of the store is closed.
+pub(super) struct Found {
+    rows: Vec<LogEntry>,
+    marks: Vec<NodeId>,
+    dirty: bool,
+}
+
+impl Found {
+    pub(super) fn into_rows(self) -> Vec<LogEntry> {
+        self.rows
+    }
+}
+
+impl Batch<'_> {
+    pub(super) fn close(self) -> Found {
+        Found { rows: self.rows, marks: self.marks, dirty: self.dirty }
+    }
+}
+
+impl Worktree {
+    pub(super) fn scan_step(
+        &mut self,
+        cx: &mut Context<'_>,
+        progress: &mut Progress,
+    ) -> Result<(), StoreError> {
+        if self.walks.is_empty() && self.queue.is_idle_at(cx.now.ms) {
+            return Ok(());
+        }
+        let stamp = cx.store.clock(&self.space)? + 1;
+        let txn = cx.store.begin()?;
+        let mut looked = 0;
+        let mut batch = Batch::open(&txn, self.no, stamp, cx.now)?;
+        while looked < ENTRIES_MAX && batch.rows.len() < ROWS_MAX && batch.bytes < BYTES_MAX {
+            looked += 1;
+            if let Some(walk) = self.walks.last_mut() {
+                match walk.entries.pop_front() {
+                    Some(found) => {
+                        let (dir, node) = (walk.dir.clone(), walk.node);
+                        self.examine(
+                            &mut batch, cx.rng, &dir, node, &found.name, &found.stat, Depth::Deep,
+                        )?;
+                    }
+                    None => self.end_walk(&mut batch)?,
+                }
+            } else if let Some((path, depth)) = self.queue.pop(cx.now.ms) {
+                self.look(&mut batch, cx.rng, &path, depth)?;
+            } else {
+                break;
+            }
+        }
+        let found = batch.close();
+        self.commit_found(found, txn, cx.rng, cx.now, progress)
+    }
+
+    /// Writes what a batch found and makes it durable.
+    pub(super) fn commit_found(
+        &mut self,
+        found: Found,
+        mut txn: Txn<'_>,
+        rng: &mut dyn Entropy,
+        now: Now,
+        progress: &mut Progress,
+    ) -> Result<(), StoreError> {
+        if found.rows.is_empty() {
+            if found.dirty {
+                txn.commit_lazily()?;
+            }
+        } else {
+            txn.append(&self.space, found.rows, now.ms, rng)?;
+            let committed = txn.commit()?;
+            self.mark(committed.changed.iter().map(|(_, node)| *node));
+            progress.committed.push(committed);
+        }
+        self.mark(found.marks);
+        Ok(())
+    }
+
+    fn look(
+        &mut self,
+        b: &mut Batch<'_>,
+        rng: &mut dyn Entropy,
+        path: &RelPath,
+        depth: Depth,
+    ) -> Result<(), StoreError> {
+        self.clear_fault(path);
+        let (Some(dir), Some(name)) = (path.parent(), path.name()) else {
+            if self.tracking.is_tracked(path) {
+                return self.begin_walk(b, path, NodeId::ROOT);
+            }
+            for root in self.tracking.roots() {
+                self.queue.deep(root, b.now.ms);
+            }
+            return Ok(());
+        };
+        if is_reserved(name) || self.tracking.class(path) == Class::Untracked {
+            return Ok(());
+        }
+        let Some(parent) = self.known_dir(b, rng, &dir)? else { return Ok(()) };
+        match self.disk.stat(path) {
+            Ok(Some(stat)) => self.examine(b, rng, &dir, parent, name, &stat, depth),
+            Ok(None) => self.vacate(b, parent, name, path),
+            Err(error) if error.is_symlink_in_path() => {
+                self.queue.deep(dir, b.now.ms);
+                Ok(())
+            }
+            Err(error) => {
+                self.disk_fault(&error, path, b.now);
+                Ok(())
+            }
+        }
+    }
+
+    /// The node of a directory that the index knows; else looks at the nearest one above that
+    /// is unknown, which leads back here.
+    fn known_dir(
+        &mut self,
+        b: &mut Batch<'_>,
+        rng: &mut dyn Entropy,
+        dir: &RelPath,
+    ) -> Result<Option<NodeId>, StoreError> {
+        let mut node = NodeId::ROOT;
+        let mut path = RelPath::root();
+        for name in dir.names() {
+            let above = path.clone();
+            path = match path.join(name) {
+                Ok(path) => path,
+                Err(_) => return Ok(None),
+            };
+            match b.index.get(&node, name)? {
+                Some(entry) if entry.kind == Kind::Dir => node = entry.node,
+                _ => {
+                    let Ok(Some(stat)) = self.disk.stat(&path) else { return Ok(None) };
+                    let before = self.walks.len();
+                    self.examine(b, rng, &above, node, name, &stat, Depth::Deep)?;
+                    return match b.index.get(&node, name)? {
+                        // A directory above something tracked: its walk leads to the path.
+                        Some(entry) if entry.kind == Kind::Dir && self.walks.len() > before => {
+                            Ok(None)
+                        }
+                        Some(entry) if entry.kind == Kind::Dir && path == *dir => {
+                            Ok(Some(entry.node))
+                        }
+                        _ => Ok(None),
+                    };
+                }
+            }
+        }
+        Ok(Some(node))
+    }
+
+    /// Watches and lists a directory.
+    fn begin_walk(
+        &mut self,
+        b: &mut Batch<'_>,
+        dir: &RelPath,
+        node: NodeId,
+    ) -> Result<(), StoreError> {
+        if let Err(error) = self.disk.watch(dir)
+            && !error.is_unsupported()
+            && !error.is_not_found()
+        {
+            self.disk_fault(&error, dir, b.now);
+            if !error.is_watch_limit() {
+                return Ok(());
+            }
+        }
+        if self.tracking.class(dir) == Class::Above {
+            return self.begin_partial_walk(dir, node);
+        }
+        let listing = match self.disk.list(dir) {
+            Ok(listing) => listing,
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) => {
+                // An unreadable directory is not an empty one.
+                self.disk_fault(&error, dir, b.now);
+                return Ok(());
+            }
+        };
+        let mut listed: BTreeSet<Vec<u8>> =
+            listing.entries.iter().map(|entry| entry.name.clone()).collect();
+        for error in &listing.errors {
+            let path = error.path.clone();
+            listed.extend(path.name().map(<[u8]>::to_vec));
+            self.disk_fault(error, &path, b.now);
+        }
+        if listing.entries.iter().any(|e| e.name == super::ignore::IGNORE_FILE) {
+            self.ignores.forget(dir);
+        }
+        self.walks.push(Walk {
+            dir: dir.clone(),
+            node,
+            entries: listing.entries.into(),
+            listed,
+            complete: true,
+        });
+        Ok(())
+    }
+
+    /// Of a directory that is only above something tracked, takes what leads there.
+    fn begin_partial_walk(&mut self, dir: &RelPath, node: NodeId) -> Result<(), StoreError> {
+        let mut names = BTreeSet::new();
+        for root in self.tracking.roots() {
+            if let Some(rest) = root.strip_prefix(dir)
+                && let Some(name) = rest.names().next()
+            {
+                names.insert(name.to_vec());
+            }
+        }
+        let mut entries = VecDeque::new();
+        for name in names {
+            if let Ok(path) = dir.join(&name)
+                && let Ok(Some(stat)) = self.disk.stat(&path)
+            {
+                entries.push_back(DirEntry { name, stat });
+            }
+        }
+        let dir = dir.clone();
+        self.walks.push(Walk { dir, node, entries, listed: BTreeSet::new(), complete: false });
+        Ok(())
+    }
+
+    /// What the index knows of a directory and the listing did not show is vacated.
+    fn end_walk(&mut self, b: &mut Batch<'_>) -> Result<(), StoreError> {
+        let Some(walk) = self.walks.pop() else { return Ok(()) };
+        if !walk.complete {
+            return Ok(());
+        }
+        for (name, _) in b.index.children(&walk.node)? {
+            if !walk.listed.contains(&name)
+                && let Ok(path) = walk.dir.join(&name)
+            {
+                self.vacate(b, walk.node, &name, &path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn vacate(
+        &mut self,
+        b: &mut Batch<'_>,
+        parent: NodeId,
+        name: &[u8],
+        path: &RelPath,
+    ) -> Result<(), StoreError> {
+        self.settling.remove(path);
+        if let Some(entry) = b.index.get(&parent, name)?
+            && !self.breaker.held().local.contains_key(&entry.node)
+        {
+            self.last_vacated_ms = b.now.ms;
+            self.vacated.entry((parent, name.to_vec())).or_insert(b.now.ms + VACATED_MS);
+        }
+        Ok(())
+    }
+
+    /// Compares one entry on disk with what the index knows of its place.
+    #[expect(clippy::too_many_arguments, reason = "one place, taken apart")]
+    pub(super) fn examine(
+        &mut self,
+        b: &mut Batch<'_>,
+        rng: &mut dyn Entropy,
+        dir: &RelPath,
+        parent: NodeId,
+        name: &[u8],
+        stat: &Stat,
+        depth: Depth,
+    ) -> Result<(), StoreError> {
+        let Ok(path) = dir.join(name) else { return Ok(()) };
+        if is_reserved(name) || self.own_home == Some((stat.identity.dev, stat.identity.ino)) {
+            return Ok(());
+        }
+        let class = self.tracking.class(&path);
+        if class == Class::Untracked || (class == Class::Above && stat.kind != FileKind::Dir) {
+            return Ok(());
+        }
+        self.vacated.remove(&(parent, name.to_vec()));
+        let kind = match stat.kind {
+            FileKind::File => Kind::File,
+            FileKind::Dir => Kind::Dir,
+            FileKind::Symlink => Kind::Symlink,
+            FileKind::Other => return self.vacate(b, parent, name, &path),
+        };
+        let valid = match Name::new(name) {
+            Ok(valid) => valid,
+            Err(error) => {
+                self.fault(&path, error.to_string(), b.now);
+                return Ok(());
+            }
+        };
+        match b.index.get(&parent, name)? {
+            Some(known) if known.kind == kind => {
+                if self.breaker.held_mut().local.remove(&known.node).is_some() {
+                    b.dirty = true;
+                }
+                self.examine_known(b, &path, parent, name, stat, known, depth)
+            }
+            Some(known) => {
+                self.bury(b, &parent, name, &known)?;
+                self.examine_new(b, rng, &path, parent, &valid, stat, kind)
+            }
+            None => self.examine_new(b, rng, &path, parent, &valid, stat, kind),
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one place, taken apart")]
+    fn examine_known(
+        &mut self,
+        b: &mut Batch<'_>,
+        path: &RelPath,
+        parent: NodeId,
+        name: &[u8],
+        stat: &Stat,
+        mut known: Entry,
+        depth: Depth,
+    ) -> Result<(), StoreError> {
+        let identity = file_identity(&stat.identity);
+        let changed_mode = self.probe.modes && known.kind != Kind::Symlink && stat.mode != known.mode;
+        if known.kind == Kind::Dir {
+            let elsewhere = identity.dev != known.identity.dev && identity.dev != self.root.dev;
+            if elsewhere && known.identity.dev == self.root.dev {
+                self.fault(
+                    path,
+                    "another file system is mounted here: nothing beneath it is deleted or                      synced until it is as before"
+                        .into(),
+                    b.now,
+                );
+                return Ok(());
+            }
+            if changed_mode || identity.ino != known.identity.ino {
+                known.identity = identity;
+                if changed_mode {
+                    self.write_mode(b, &known, stat.mode)?;
+                    known.mode = stat.mode;
+                }
+                b.put(&parent, name, &known)?;
+            }
+            if depth == Depth::Deep {
+                self.begin_walk(b, path, known.node)?;
+            }
+            return Ok(());
+        }
+        let grain = i64::try_from(self.probe.time_grain_ns).unwrap_or(i64::MAX);
+        let racy = known.recorded_ns.saturating_sub(known.identity.mtime_ns) < grain;
+        if identity == known.identity && !racy && !changed_mode {
+            return Ok(());
+        }
+        let read = if identity == known.identity && !racy {
+            None
+        } else {
+            match self.read_entry(path, known.kind, b) {
+                Ok(read) => Some(read),
+                Err(error) => {
+                    self.read_fault(&error, path, b.now);
+                    return Ok(());
+                }
+            }
+        };
+        if changed_mode {
+            self.write_mode(b, &known, stat.mode)?;
+            known.mode = stat.mode;
+        }
+        match read {
+            Some(read) if Some(read.content.id) == known.content => {
+                known.identity = read.identity;
+                known.recorded_ns = b.now.ns;
+            }
+            Some(read) => {
+                let node = b.tree.representative(&known.node)?;
+                let past = b.tree.past_for_edit(&node, known.row.as_ref())?;
+                if past.is_empty() {
+                    return Err(StoreError::Misuse("an edit of a node without rows".into()));
+                }
+                let keys = Keys { content: Some(read.content.clone()), ..Keys::default() };
+                known.row = Some(b.write(&Row::new(node, past, keys)));
+                known.node = node;
+                known.content = Some(read.content.id);
+                known.identity = read.identity;
+                known.recorded_ns = b.now.ns;
+                self.keep_manifest(b, &read)?;
+            }
+            None => known.identity = identity,
+        }
+        b.put(&parent, name, &known)
+    }
+
+    fn write_mode(
+        &mut self,
+        b: &mut Batch<'_>,
+        known: &Entry,
+        mode: u16,
+    ) -> Result<(), StoreError> {
+        let node = b.tree.representative(&known.node)?;
+        let past = b.tree.past_for_edit(&node, known.row.as_ref())?;
+        if !past.is_empty() {
+            let keys = Keys { mode: Some(mode), ..Keys::default() };
+            b.write(&Row::new(node, past, keys));
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one place, taken apart")]
+    fn examine_new(
+        &mut self,
+        b: &mut Batch<'_>,
+        rng: &mut dyn Entropy,
+        path: &RelPath,
+        parent: NodeId,
+        name: &Name,
+        stat: &Stat,
+        kind: Kind,
+    ) -> Result<(), StoreError> {
+        let in_tree = {
+            let dir = b.tree.representative(&parent)?;
+            b.tree.child(&dir, name)?
+        };
+        if let Some(node) = in_tree {
+            return self.meet(b, rng, path, parent, name, stat, kind, node);
+        }
+        if self.ignores.ignores(&*self.disk, path, kind == Kind::Dir) {
+            return Ok(());
+        }
+        if self.move_candidate(b, stat, kind)?.is_some() && !self.settled(path, b.now) {
+            return Ok(());
+        }
+        if let Some(from) = self.move_candidate(b, stat, kind)? {
+            return self.moved(b, path, parent, name, stat, from);
+        }
+        if kind == Kind::Dir && self.tracking.class(path) == Class::Tracked {
+            // A directory with nothing but ignored entries is what a delete left behind.
+            if let Ok(listing) = self.disk.list(path) {
+                let ignored = listing.entries.iter().all(|entry| {
+                    is_reserved(&entry.name)
+                        || path.join(&entry.name).is_ok_and(|below| {
+                            let is_dir = entry.stat.kind == FileKind::Dir;
+                            self.ignores.ignores(&*self.disk, &below, is_dir)
+                        })
+                });
+                if ignored && !listing.entries.is_empty() {
+                    return Ok(());
+                }
+            }
+        }
+        let read = match kind {
+            Kind::Dir => None,
+            _ => match self.read_entry(path, kind, b) {
+                Ok(read) => Some(read),
+                Err(error) => {
+                    self.read_fault(&error, path, b.now);
+                    return Ok(());
+                }
+            },
+        };
+        if let Some(read) = &read
+            && kind == Kind::File
+            && let Some(from) = self.same_content_vacated(b, &read.content)?
+        {
+            if !self.settled(path, b.now) {
+                return Ok(());
+            }
+            return self.moved(b, path, parent, name, stat, from);
+        }
+        self.settling.remove(path);
+        let node = NodeId::from_bytes(random(rng));
+        let dir = b.tree.representative(&parent)?;
+        let keys = Keys {
+            kind: Some(kind),
+            at: Some(b.place(dir, name)),
+            content: read.as_ref().map(|read| read.content.clone()),
+            mode: (self.probe.modes && kind != Kind::Symlink).then_some(stat.mode),
+            adopted: self.phase == Phase::FirstScan,
+            ..Keys::default()
+        };
+        let id = b.write(&Row::new(node, vec![], keys));
+        let entry = Entry {
+            node,
+            kind,
+            identity: read.as_ref().map_or(file_identity(&stat.identity), |read| read.identity),
+            mode: stat.mode,
+            row: read.as_ref().map(|_| id),
+            content: read.as_ref().map(|read| read.content.id),
+            recorded_ns: b.now.ns,
+        };
+        b.put(&parent, name.as_bytes(), &entry)?;
+        if let Some(read) = &read {
+            self.keep_manifest(b, read)?;
+        }
+        if kind == Kind::Dir {
+            self.begin_walk(b, path, node)?;
+        }
+        Ok(())
+    }
+
+    /// Something on disk stands where the tree has a node that is not rendered here yet.
+    #[expect(clippy::too_many_arguments, reason = "one place, taken apart")]
+    fn meet(
+        &mut self,
+        b: &mut Batch<'_>,
+        rng: &mut dyn Entropy,
+        path: &RelPath,
+        parent: NodeId,
+        name: &Name,
+        stat: &Stat,
+        kind: Kind,
+        node: NodeId,
+    ) -> Result<(), StoreError> {
+        let Some(state) = b.tree.node(&node)? else { return Ok(()) };
+        b.marks.push(node);
+        if state.kind != kind {
+            // Of another kind: a node of its own; which one shows is the tree's to say.
+            return self.birth_beside(b, rng, path, parent, name, stat, kind);
+        }
+        if kind == Kind::Dir {
+            if b.index.location(&node)?.is_some() {
+                return Ok(());
+            }
+            let mode = stat.mode;
+            let entry = Entry {
+                node,
+                kind,
+                identity: file_identity(&stat.identity),
+                mode,
+                row: None,
+                content: None,
+                recorded_ns: b.now.ns,
+            };
+            b.put(&parent, name.as_bytes(), &entry)?;
+            return self.begin_walk(b, path, node);
+        }
+        let Some(shown) = state.content else { return Ok(()) };
+        let read = match self.read_entry(path, kind, b) {
+            Ok(read) => read,
+            Err(error) => {
+                self.read_fault(&error, path, b.now);
+                return Ok(());
+            }
+        };
+        let mut row = shown.row;
+        if read.content.id != shown.content.id {
+            // Its own content, then the pac's again: kept in history, listed once.
+            let past = b.tree.past_for_edit(&node, None)?;
+            let own = Keys { content: Some(read.content.clone()), ..Keys::default() };
+            row = b.write(&Row::new(node, past, own));
+            let again = Keys { content: Some(shown.content), ..Keys::default() };
+            b.write(&Row::new(node, vec![row], again));
+            b.index.note_set_aside(&node, path.as_bytes())?;
+            self.keep_manifest(b, &read)?;
+        }
+        let entry = Entry {
+            node,
+            kind,
+            identity: read.identity,
+            mode: stat.mode,
+            row: Some(row),
+            content: Some(read.content.id),
+            recorded_ns: b.now.ns,
+        };
+        b.put(&parent, name.as_bytes(), &entry)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one place, taken apart")]
+    fn birth_beside(
+        &mut self,
+        b: &mut Batch<'_>,
+        rng: &mut dyn Entropy,
+        path: &RelPath,
+        parent: NodeId,
+        name: &Name,
+        stat: &Stat,
+        kind: Kind,
+    ) -> Result<(), StoreError> {
+        let read = match kind {
+            Kind::Dir => None,
+            _ => match self.read_entry(path, kind, b) {
+                Ok(read) => Some(read),
+                Err(error) => {
+                    self.read_fault(&error, path, b.now);
+                    return Ok(());
+                }
+            },
+        };
+        let node = NodeId::from_bytes(random(rng));
+        let dir = b.tree.representative(&parent)?;
+        let keys = Keys {
+            kind: Some(kind),
+            at: Some(b.place(dir, name)),
+            content: read.as_ref().map(|read| read.content.clone()),
+            mode: (self.probe.modes && kind != Kind::Symlink).then_some(stat.mode),
+            adopted: self.phase == Phase::FirstScan,
+            ..Keys::default()
+        };
+        let id = b.write(&Row::new(node, vec![], keys));
+        let entry = Entry {
+            node,
+            kind,
+            identity: read.as_ref().map_or(file_identity(&stat.identity), |read| read.identity),
+            mode: stat.mode,
+            row: read.as_ref().map(|_| id),
+            content: read.as_ref().map(|read| read.content.id),
+            recorded_ns: b.now.ns,
+        };
+        b.put(&parent, name.as_bytes(), &entry)?;
+        if let Some(read) = &read {
+            self.keep_manifest(b, read)?;
+        }
+        if kind == Kind::Dir {
+            self.begin_walk(b, path, node)?;
+        }
+        Ok(())
+    }
+
+    /// Writes that what was known at a place, and everything beneath it, is gone.
+    pub(super) fn bury(
+        &mut self,
+        b: &mut Batch<'_>,
+        parent: &NodeId,
+        name: &[u8],
+        known: &Entry,
+    ) -> Result<(), StoreError> {
+        let mut doomed = vec![known.clone()];
+        while let Some(entry) = doomed.pop() {
+            if entry.kind == Kind::Dir {
+                doomed.extend(b.index.children(&entry.node)?.into_iter().map(|(_, e)| e));
+            }
+            let node = b.tree.representative(&entry.node)?;
+            let Some(state) = b.tree.node(&node)? else { continue };
+            if state.dead {
+                continue;
+            }
+            let past = b.tree.past_for_edit(&node, entry.row.as_ref())?;
+            if !past.is_empty() {
+                let keys = Keys { life: Some(Life::Dead), ..Keys::default() };
+                b.write(&Row::new(node, past, keys));
+            }
+        }
+        b.dirty = true;
+        forget_tree(&mut b.index, parent, name)
+    }
+
+    /// True once a path that looks like a move has stood for the settle time.
+    fn settled(&mut self, path: &RelPath, now: Now) -> bool {
+        let due = *self.settling.entry(path.clone()).or_insert(now.ms + SETTLE_MS);
+        if due > now.ms {
+            return false;
+        }
+        self.settling.remove(path);
+        true
+    }
+
+    pub(super) fn read_fault(&mut self, error: &ReadError, path: &RelPath, now: Now) {
+        match error {
+            ReadError::Disk(error) if error.is_not_found() => self.queue.soon(path.clone(), now.ms),
+            ReadError::Disk(error) => self.disk_fault(error, path, now),
+            ReadError::Changing => {
+                self.fault(path, "it changes while it is read; it is tried again".into(), now);
+                self.queue.quiet(path.clone(), now.ms);
+            }
+            ReadError::Content(why) => self.fault(path, why.clone(), now),
+        }
+    }
+
+    fn read_entry(
+        &mut self,
+        path: &RelPath,
+        kind: Kind,
+        b: &mut Batch<'_>,
+    ) -> Result<Read, ReadError> {
+        let read = super::content::read(&*self.disk, path, kind, &self.keys)?;
+        b.bytes += read.content.size;
+        Ok(read)
+    }
+
+    fn keep_manifest(&mut self, b: &mut Batch<'_>, read: &Read) -> Result<(), StoreError> {
+        let Some(tree) = &read.manifest else { return Ok(()) };
+        super::content::keep_manifest(&mut b.index, &self.keys, &read.content.id, tree)
+    }
+}

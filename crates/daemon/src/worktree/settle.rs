@@ -1,0 +1,338 @@
+//! What can only be told after a moment: moves, and paths that stay empty.
+//!
+//! Path beats inode: a node whose path is occupied again after the settle time was edited. A move
+//! needs the old path vacant, the new path without a node, and the same inode with equal birth
+//! time, or equal, non-empty, unique content.
+
+use pacsync_protocol::NodeId;
+use pacsync_protocol::row::{Content, Keys, Kind, Life, Name, Row};
+use pacsync_protocol::segment::Entry as LogEntry;
+use pacsync_store::StoreError;
+use pacsync_store::index::{Entry, Index};
+
+use super::breaker::Direction;
+use super::scan::Batch;
+use super::{Context, Progress, SETTLE_MS, Worktree, file_identity, forget_tree};
+use crate::disk::{RelPath, Stat};
+
+/// A burst of deletes is decided together, but not later than this after its begin.
+const BURST_MS: u64 = 2_000;
+
+/// A node whose file seems to have been moved, and where it was.
+pub(super) struct MovedFrom {
+    parent: NodeId,
+    name: Vec<u8>,
+    entry: Entry,
+}
+
+/// Path of a directory node by the index.
+pub(super) fn path_of(index: &Index<'_>, node: &NodeId) -> Result<Option<RelPath>, StoreError> {
+    let mut names = vec![];
+    let mut at = *node;
+    while at != NodeId::ROOT {
+        let Some((parent, name)) = index.location(&at)? else { return Ok(None) };
+        names.push(name);
+        at = parent;
+    }
+    names.reverse();
+    Ok(RelPath::from_bytes(&names.join(&b'/')).ok())
+}
+
+impl Worktree {
+    /// The node that had this inode, if its path is vacant now.
+    pub(super) fn move_candidate(
+        &mut self,
+        b: &mut Batch<'_>,
+        stat: &Stat,
+        kind: Kind,
+    ) -> Result<Option<MovedFrom>, StoreError> {
+        if stat.identity.btime_ns.is_none() {
+            return Ok(None);
+        }
+        for node in b.index.by_inode(stat.identity.ino)? {
+            let Some((parent, name, entry)) = b.index.entry_of(&node)? else { continue };
+            let same = entry.kind == kind
+                && entry.identity.ino == stat.identity.ino
+                && entry.identity.dev == stat.identity.dev
+                && entry.identity.btime_ns == stat.identity.btime_ns;
+            if same && self.is_vacant(b, &parent, &name)? {
+                return Ok(Some(MovedFrom { parent, name, entry }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The one node with this content whose path is vacant now.
+    pub(super) fn same_content_vacated(
+        &mut self,
+        b: &mut Batch<'_>,
+        content: &Content,
+    ) -> Result<Option<MovedFrom>, StoreError> {
+        if content.size == 0 || self.vacated.is_empty() {
+            return Ok(None);
+        }
+        let nodes = b.index.by_content(&content.id)?;
+        let [node] = nodes.as_slice() else { return Ok(None) };
+        let Some((parent, name, entry)) = b.index.entry_of(node)? else { return Ok(None) };
+        let vacant = self.vacated.contains_key(&(parent, name.clone()))
+            && self.is_vacant(b, &parent, &name)?;
+        Ok(vacant.then_some(MovedFrom { parent, name, entry }))
+    }
+
+    fn is_vacant(
+        &self,
+        b: &Batch<'_>,
+        parent: &NodeId,
+        name: &[u8],
+    ) -> Result<bool, StoreError> {
+        let Some(dir) = path_of(&b.index, parent)? else { return Ok(false) };
+        let Ok(path) = dir.join(name) else { return Ok(false) };
+        Ok(matches!(self.disk.stat(&path), Ok(None)))
+    }
+
+    /// Writes that a node is at another place now.
+    pub(super) fn moved(
+        &mut self,
+        b: &mut Batch<'_>,
+        path: &RelPath,
+        parent: NodeId,
+        name: &Name,
+        stat: &Stat,
+        from: MovedFrom,
+    ) -> Result<(), StoreError> {
+        self.settling.remove(path);
+        self.vacated.remove(&(from.parent, from.name.clone()));
+        let node = b.tree.representative(&from.entry.node)?;
+        let past = b.tree.past_for_edit(&node, from.entry.row.as_ref())?;
+        let dir = b.tree.representative(&parent)?;
+        if past.is_empty() || dir == node {
+            return Ok(());
+        }
+        let at = b.place(dir, name);
+        b.write(&Row::new(node, past, Keys { at: Some(at), ..Keys::default() }));
+        b.index.remove(&from.parent, &from.name)?;
+        let mut entry = from.entry;
+        // Only the change time may differ without a change of content.
+        let seen = file_identity(&stat.identity);
+        let only_moved = seen.size == entry.identity.size && seen.mtime_ns == entry.identity.mtime_ns;
+        if only_moved || entry.kind == Kind::Dir {
+            entry.identity = seen;
+        }
+        b.put(&parent, name.as_bytes(), &entry)?;
+        // Looks at what was changed on the way; below a directory watches are set anew.
+        self.queue.deep(path.clone(), b.now.ms);
+        Ok(())
+    }
+
+    /// Takes moves and vacated places whose time has come.
+    pub(super) fn settle_step(
+        &mut self,
+        cx: &mut Context<'_>,
+        progress: &mut Progress,
+    ) -> Result<(), StoreError> {
+        let now = cx.now.ms;
+        let due: Vec<RelPath> = self
+            .settling
+            .iter()
+            .filter(|(_, due)| **due <= now)
+            .map(|(path, _)| path.clone())
+            .collect();
+        if !due.is_empty() {
+            for path in due {
+                self.queue.deep(path, now);
+            }
+            return Ok(());
+        }
+        let Some(first) = self.vacated.values().copied().min() else { return Ok(()) };
+        let quiet = now >= self.last_vacated_ms.saturating_add(SETTLE_MS);
+        if first > now || !(quiet || now >= first.saturating_add(BURST_MS)) {
+            if first <= now {
+                let again = now + SETTLE_MS;
+                self.vacated.values_mut().for_each(|due| *due = (*due).max(again));
+            }
+            return Ok(());
+        }
+        self.decide_vacated(cx, progress)
+    }
+
+    fn decide_vacated(
+        &mut self,
+        cx: &mut Context<'_>,
+        progress: &mut Progress,
+    ) -> Result<(), StoreError> {
+        let vacated = std::mem::take(&mut self.vacated);
+        let stamp = cx.store.clock(&self.space)? + 1;
+        let txn = cx.store.begin()?;
+        let mut batch = Batch::open(&txn, self.no, stamp, cx.now)?;
+        let mut gone = vec![];
+        for ((parent, name), _) in vacated {
+            let Some(entry) = batch.index.get(&parent, &name)? else { continue };
+            let Some(dir) = path_of(&batch.index, &parent)? else { continue };
+            let Ok(path) = dir.join(&name) else { continue };
+            match self.disk.stat(&path) {
+                Ok(None) => gone.push((parent, name, path, entry)),
+                Ok(Some(_)) => self.queue.deep(path, cx.now.ms),
+                Err(error) => self.disk_fault(&error, &path, cx.now),
+            }
+        }
+        let mut count = 0;
+        for (_, _, _, entry) in &gone {
+            count += 1 + count_below(&batch.index, entry)?;
+        }
+        let entries = self.count_entries(&batch)?;
+        if self.breaker.trips(Direction::Local, count, entries, cx.now.ms) {
+            for (_, _, path, entry) in gone {
+                self.breaker.held_mut().local.insert(entry.node, path);
+            }
+        } else {
+            for (parent, name, _, entry) in gone {
+                self.bury(&mut batch, &parent, &name, &entry)?;
+            }
+        }
+        let found = batch.close();
+        self.commit_found(found, txn, cx.rng, cx.now, progress)
+    }
+
+    fn count_entries(&self, b: &Batch<'_>) -> Result<u64, StoreError> {
+        let stats = b.tree.stats()?;
+        Ok(stats.files + stats.dirs + stats.symlinks)
+    }
+
+    /// The user confirms held deletes: they are told to the pac, marked so that no other device
+    /// holds them, and carried out here.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn apply_deletes(
+        &mut self,
+        cx: &mut Context<'_>,
+        progress: &mut Progress,
+    ) -> Result<(), StoreError> {
+        let held = std::mem::take(self.breaker.held_mut());
+        let stamp = cx.store.clock(&self.space)? + 1;
+        let mut txn = cx.store.begin()?;
+        let rows = {
+            let mut batch = Batch::open(&txn, self.no, stamp, cx.now)?;
+            for node in held.local.keys() {
+                let Some((parent, name, entry)) = batch.index.entry_of(node)? else { continue };
+                self.bury(&mut batch, &parent, &name, &entry)?;
+            }
+            batch.close().into_rows()
+        };
+        if !rows.is_empty() {
+            // Each segment of a big delete carries the confirmation.
+            for part in rows.chunks(1_000) {
+                let mut entries = part.to_vec();
+                entries.push(LogEntry::DeletesConfirmed);
+                txn.append(&self.space, entries, cx.now.ms, cx.rng)?;
+            }
+        }
+        let committed = txn.commit()?;
+        self.mark(committed.changed.iter().map(|(_, node)| *node));
+        progress.committed.push(committed);
+        self.breaker.confirm(held.remote.keys().copied());
+        self.mark(held.remote.into_keys());
+        Ok(())
+    }
+
+    /// The user takes held deletes back: what is gone here is fetched again, what was deleted
+    /// elsewhere is written anew.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn restore_deletes(
+        &mut self,
+        cx: &mut Context<'_>,
+        progress: &mut Progress,
+    ) -> Result<(), StoreError> {
+        let held = std::mem::take(self.breaker.held_mut());
+        let stamp = cx.store.clock(&self.space)? + 1;
+        let mut txn = cx.store.begin()?;
+        let mut marks = vec![];
+        let rows = {
+            let mut batch = Batch::open(&txn, self.no, stamp, cx.now)?;
+            for node in held.local.keys() {
+                let Some((parent, name, entry)) = batch.index.entry_of(node)? else { continue };
+                let mut below = vec![entry];
+                while let Some(entry) = below.pop() {
+                    below.extend(batch.index.children(&entry.node)?.into_iter().map(|(_, e)| e));
+                    marks.push(batch.tree.representative(&entry.node)?);
+                }
+                forget_tree(&mut batch.index, &parent, &name)?;
+                batch.dirty = true;
+            }
+            for node in held.remote.keys() {
+                let node = batch.tree.representative(node)?;
+                let Some(state) = batch.tree.node(&node)? else { continue };
+                let content = state.content.map(|shown| shown.content);
+                let keys = Keys { content, life: Some(Life::Live), ..Keys::default() };
+                batch.write(&Row::new(node, state.heads, keys));
+                marks.push(node);
+            }
+            batch.close().into_rows()
+        };
+        if !rows.is_empty() {
+            txn.append(&self.space, rows, cx.now.ms, cx.rng)?;
+        }
+        let committed = txn.commit()?;
+        self.mark(committed.changed.iter().map(|(_, node)| *node));
+        self.mark(marks);
+        progress.committed.push(committed);
+        Ok(())
+    }
+
+    /// Looks at nodes that changed elsewhere: if too many of those on this disk are gone there,
+    /// their deletion waits for the user.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn hold_mass_deletes(
+        &mut self,
+        store: &pacsync_store::Store,
+        nodes: &[NodeId],
+        now: super::Now,
+    ) -> Result<(), StoreError> {
+        let tx = store.read()?;
+        let index = pacsync_store::index::IndexReader::new(&tx, self.no);
+        let tree = pacsync_store::tree::TreeReader::open(&tx, self.no)?;
+        let mut gone = vec![];
+        for node in nodes {
+            if self.breaker.is_confirmed(node) || index.entry_of(node)?.is_none() {
+                continue;
+            }
+            let rep = tree.representative(node)?;
+            if rep == *node && tree.node(&rep)?.is_some_and(|state| state.dead) {
+                gone.push(*node);
+            }
+        }
+        let stats = tree.stats()?;
+        let entries = stats.files + stats.dirs + stats.symlinks + gone.len() as u64;
+        if self.breaker.trips(Direction::Remote, gone.len() as u64, entries, now.ms) {
+            for node in gone {
+                let path = super::content::path_in(&index, &node)?.unwrap_or_default();
+                self.breaker.held_mut().remote.insert(node, path);
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes of these nodes were confirmed by their author.
+    pub fn confirm(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
+        self.breaker.confirm(nodes);
+    }
+}
+
+fn count_below(index: &Index<'_>, entry: &Entry) -> Result<u64, StoreError> {
+    let mut count = 0;
+    let mut dirs = vec![entry.clone()];
+    while let Some(dir) = dirs.pop() {
+        if dir.kind != Kind::Dir {
+            continue;
+        }
+        for (_, below) in index.children(&dir.node)? {
+            count += 1;
+            dirs.push(below);
+        }
+    }
+    Ok(count)
+}

@@ -1,0 +1,550 @@
+//! Content on its way here: small contents in memory, big ones straight into a temporary file
+//! beside their target, chunk by chunk, so that a transfer goes on where it stopped.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use minicbor::{Decode, Encode};
+use pacsync_protocol::content::{
+    IdKeys, Manifest, ManifestId, ObjectId, Piece, PieceSource, SMALL_MAX, Walk,
+};
+use pacsync_protocol::session::Wanted;
+use pacsync_protocol::wire::{Item, Pieces, ChunkRef};
+use pacsync_protocol::{ChunkId, ContentId, NodeId};
+use pacsync_store::StoreError;
+use pacsync_store::index::IndexReader;
+
+use super::content::{Contents, path_in};
+use super::{Context, Worktree};
+use crate::disk::{DiskFile, RelPath};
+
+/// Most contents in one request.
+const CONTENTS_PER_REQUEST: usize = 256;
+/// Most bytes of small contents that wait for their apply.
+const ARRIVED_MAX: usize = 32 << 20;
+/// Most big contents that are transferred at a time.
+const ACTIVE_MAX: usize = 4;
+/// Bytes of chunks in one request.
+const CHUNKS_BYTES: u64 = 2 << 20;
+/// Most chunks in one request.
+const CHUNKS_MAX: usize = 200;
+/// How long something that no peer had is left alone.
+const MISSING_MS: u64 = 500;
+
+/// Something to ask a peer for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// What.
+    pub what: Wanted,
+    /// About how many bytes the answer has.
+    pub bytes: u64,
+}
+
+/// What survives a restart of a transfer.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub(super) struct TransferRecord {
+    /// Directory of the temporary file.
+    #[n(0)]
+    pub(super) parent: NodeId,
+    /// Its name.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub(super) name: Vec<u8>,
+    /// Bytes of the whole content.
+    #[n(2)]
+    pub(super) size: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    /// The top manifest is asked for.
+    Top { asked: bool },
+    /// Manifests below are asked for.
+    Subs { missing: VecDeque<ManifestId>, asked: BTreeSet<ManifestId> },
+    /// Chunks come.
+    Chunks { todo: VecDeque<Piece>, asked: BTreeMap<ChunkId, Vec<Piece>> },
+}
+
+pub(super) struct Transfer {
+    pub(super) record: TransferRecord,
+    pub(super) path: RelPath,
+    /// What it becomes, for people.
+    pub(super) target: RelPath,
+    file: Box<dyn DiskFile>,
+    state: State,
+    here: u64,
+    top: Option<ManifestId>,
+    not_before_ms: u64,
+}
+
+/// Transfers of big contents and what is under way of small ones.
+#[derive(Default)]
+pub(super) struct Transfers {
+    big: BTreeMap<ContentId, Transfer>,
+    asked: BTreeSet<ContentId>,
+    /// Contents that no peer had, and when to ask again.
+    missing: BTreeMap<ContentId, u64>,
+}
+
+impl Transfers {
+    pub(super) fn is_empty(&self) -> bool {
+        self.big.is_empty()
+    }
+
+    pub(super) fn paths(&self) -> Vec<(RelPath, u64, u64)> {
+        self.big.values().map(|t| (t.target.clone(), t.here, t.record.size)).collect()
+    }
+
+    pub(super) fn get(&self, content: &ContentId) -> Option<&Transfer> {
+        self.big.get(content)
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.big.len() >= ACTIVE_MAX
+    }
+
+    pub(super) fn remove(&mut self, content: &ContentId) -> Option<Transfer> {
+        self.big.remove(content)
+    }
+
+    pub(super) fn contents(&self) -> impl Iterator<Item = &ContentId> {
+        self.big.keys()
+    }
+
+    pub(super) fn begin(
+        &mut self,
+        content: ContentId,
+        record: TransferRecord,
+        path: RelPath,
+        target: RelPath,
+        file: Box<dyn DiskFile>,
+    ) {
+        let transfer = Transfer {
+            record,
+            path,
+            target,
+            file,
+            state: State::Top { asked: false },
+            here: 0,
+            top: None,
+            not_before_ms: 0,
+        };
+        self.big.insert(content, transfer);
+    }
+}
+
+impl Worktree {
+    /// The next thing to ask a peer for, if any; it counts as asked from now on.
+    pub fn next_request(&mut self, now_ms: u64) -> Option<Request> {
+        if let Some(request) = self.next_big_request(now_ms) {
+            return Some(request);
+        }
+        if self.arrived_bytes >= ARRIVED_MAX {
+            return None;
+        }
+        self.transfers.missing.retain(|_, until| *until > now_ms);
+        let mut ids = vec![];
+        let mut bytes = 0;
+        for (id, waiting) in &self.waiting {
+            let busy = self.transfers.asked.contains(id) || self.transfers.missing.contains_key(id);
+            let big = waiting.size > SMALL_MAX;
+            if busy || big || self.arrived.contains_key(id) {
+                continue;
+            }
+            ids.push(*id);
+            bytes += waiting.size;
+            if ids.len() >= CONTENTS_PER_REQUEST || bytes >= 1 << 20 {
+                break;
+            }
+        }
+        if ids.is_empty() {
+            return None;
+        }
+        self.transfers.asked.extend(ids.iter().copied());
+        Some(Request { what: Wanted::Contents(ids), bytes })
+    }
+
+    fn next_big_request(&mut self, now_ms: u64) -> Option<Request> {
+        for (content, transfer) in &mut self.transfers.big {
+            if transfer.not_before_ms > now_ms {
+                continue;
+            }
+            match &mut transfer.state {
+                State::Top { asked } if !*asked => {
+                    *asked = true;
+                    return Some(Request { what: Wanted::Contents(vec![*content]), bytes: 64 << 10 });
+                }
+                State::Subs { missing, asked } if !missing.is_empty() => {
+                    let count = missing.len().min(64);
+                    let ids: Vec<ManifestId> = missing.drain(..count).collect();
+                    asked.extend(ids.iter().copied());
+                    let pieces = Pieces::Manifests(ids);
+                    let what = Wanted::Pieces { content: *content, pieces };
+                    return Some(Request { what, bytes: 1 << 20 });
+                }
+                State::Chunks { todo, asked } if !todo.is_empty() => {
+                    let mut chunks = vec![];
+                    let mut bytes = 0;
+                    while let Some(piece) = todo.front()
+                        && chunks.len() < CHUNKS_MAX
+                        && (chunks.is_empty() || bytes + piece.len <= CHUNKS_BYTES)
+                        && let Some(piece) = todo.pop_front()
+                    {
+                        let PieceSource::Chunk(id) = piece.source else { continue };
+                        let places = asked.entry(id).or_default();
+                        places.push(piece);
+                        if places.len() == 1 {
+                            let len = u32::try_from(piece.len).unwrap_or(u32::MAX);
+                            chunks.push(ChunkRef { id, len });
+                            bytes += piece.len;
+                        }
+                    }
+                    if chunks.is_empty() {
+                        continue;
+                    }
+                    let pieces = Pieces::Chunks(chunks);
+                    let what = Wanted::Pieces { content: *content, pieces };
+                    return Some(Request { what, bytes });
+                }
+                _ => {}
+            }
+        }
+        None
+    }
+
+    /// Takes what a peer sent. Err: the peer sent bytes that do not have the name asked for.
+    ///
+    /// # Errors
+    /// Outer: the store. Inner: what the peer did wrong.
+    pub fn arrived(
+        &mut self,
+        cx: &mut Context<'_>,
+        what: &Wanted,
+        items: Vec<(ObjectId, Item)>,
+    ) -> Result<Result<(), String>, StoreError> {
+        for (object, item) in items {
+            let taken = match (object, item, what) {
+                (ObjectId::Content(id), Item::Whole(bytes), _) => self.arrived_small(cx, id, bytes)?,
+                (ObjectId::Content(id), Item::Manifest(bytes), _) => {
+                    self.arrived_top(cx, id, bytes)?
+                }
+                (ObjectId::Manifest(id), Item::Whole(bytes), Wanted::Pieces { content, .. }) => {
+                    self.arrived_sub(cx, content, id, bytes)?
+                }
+                (ObjectId::Chunk(id), Item::Whole(bytes), Wanted::Pieces { content, .. }) => {
+                    self.arrived_chunk(cx, content, &id, &bytes)
+                }
+                _ => true,
+            };
+            if !taken {
+                return Ok(Err(format!("bytes that are not {object}")));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn arrived_small(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ContentId,
+        bytes: Vec<u8>,
+    ) -> Result<bool, StoreError> {
+        self.transfers.asked.remove(&id);
+        if self.keys.content_id(&bytes) != id {
+            return Ok(false);
+        }
+        let Some(waiting) = self.waiting.remove(&id) else { return Ok(true) };
+        if waiting.for_packs {
+            self.pack_small(cx, &id, &bytes)?;
+        }
+        if !waiting.nodes.is_empty() {
+            self.arrived_bytes += bytes.len();
+            self.arrived.insert(id, bytes);
+            self.mark(waiting.nodes);
+        }
+        Ok(true)
+    }
+
+    fn arrived_top(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: ContentId,
+        bytes: Vec<u8>,
+    ) -> Result<bool, StoreError> {
+        self.transfers.asked.remove(&id);
+        let Some(transfer) = self.transfers.big.get_mut(&id) else { return Ok(true) };
+        let top = self.keys.manifest_id(&bytes);
+        match Manifest::decode(&bytes) {
+            Ok(manifest) if manifest.size() == transfer.record.size => {}
+            _ => return Ok(false),
+        }
+        transfer.top = Some(top);
+        transfer.state = State::Top { asked: true };
+        let txn = cx.store.begin()?;
+        {
+            let mut index = txn.index(self.no)?;
+            index.put_manifest(&top, &bytes)?;
+            index.set_manifest_of(&id, &top)?;
+        }
+        txn.commit_lazily()?;
+        self.advance_transfer(cx, &id)?;
+        Ok(true)
+    }
+
+    fn arrived_sub(
+        &mut self,
+        cx: &mut Context<'_>,
+        content: &ContentId,
+        id: ManifestId,
+        bytes: Vec<u8>,
+    ) -> Result<bool, StoreError> {
+        if !self.keys.names(&ObjectId::Manifest(id), &bytes) {
+            return Ok(false);
+        }
+        let Some(transfer) = self.transfers.big.get_mut(content) else { return Ok(true) };
+        let mut done = false;
+        if let State::Subs { missing, asked } = &mut transfer.state {
+            asked.remove(&id);
+            done = missing.is_empty() && asked.is_empty();
+        }
+        let txn = cx.store.begin()?;
+        txn.index(self.no)?.put_manifest(&id, &bytes)?;
+        txn.commit_lazily()?;
+        if done {
+            self.advance_transfer(cx, content)?;
+        }
+        Ok(true)
+    }
+
+    /// With the manifests that are here: asks for missing ones, or begins with the chunks.
+    pub(super) fn advance_transfer(
+        &mut self,
+        cx: &mut Context<'_>,
+        content: &ContentId,
+    ) -> Result<(), StoreError> {
+        let tx = cx.store.read()?;
+        let index = IndexReader::new(&tx, self.no);
+        let tables = index.contents()?;
+        use pacsync_store::index::ContentTables;
+        let Some(top) = tables.manifest_of(content)? else { return Ok(()) };
+        let Some(bytes) = tables.manifest(&top)? else { return Ok(()) };
+        let missing = missing_manifests(&tables, &bytes)?;
+        let Some(transfer) = self.transfers.big.get_mut(content) else { return Ok(()) };
+        if !missing.is_empty() {
+            transfer.state = State::Subs { missing: missing.into(), asked: BTreeSet::new() };
+            return Ok(());
+        }
+        let lookup = |id: &_| tables.manifest(id).ok().flatten();
+        let pieces: Result<Vec<Piece>, _> = match Walk::new(&self.keys, &top, &bytes, lookup) {
+            Ok(walk) => walk.collect(),
+            Err(error) => Err(error),
+        };
+        let pieces = match pieces {
+            Ok(pieces) => pieces,
+            Err(error) => {
+                // The manifests do not fit together: some peer made them up. Ask another.
+                tracing::warn!(%content, %error, "bad manifests");
+                transfer.state = State::Top { asked: false };
+                transfer.not_before_ms = cx.now.ms + MISSING_MS;
+                return Ok(());
+            }
+        };
+        let path_of = |node: &NodeId| path_in(&index, node);
+        let contents = Contents {
+            disk: &*self.disk,
+            keys: &self.keys,
+            packs: cx.packs,
+            tables: &tables,
+            path_of: &path_of,
+        };
+        let todo = fill_from_here(transfer, &contents, &self.keys, pieces)?;
+        transfer.state = State::Chunks { todo, asked: BTreeMap::new() };
+        self.finish_transfer_if_whole(cx, content);
+        Ok(())
+    }
+
+    fn arrived_chunk(
+        &mut self,
+        cx: &Context<'_>,
+        content: &ContentId,
+        id: &ChunkId,
+        bytes: &[u8],
+    ) -> bool {
+        if self.keys.chunk_id(bytes) != *id {
+            return false;
+        }
+        let Some(transfer) = self.transfers.big.get_mut(content) else { return true };
+        let State::Chunks { todo, asked } = &mut transfer.state else { return true };
+        for piece in asked.remove(id).unwrap_or_default() {
+            match transfer.file.write_at(piece.offset, bytes) {
+                Ok(()) => transfer.here += piece.len,
+                Err(error) => {
+                    todo.push_back(piece);
+                    transfer.not_before_ms = cx.now.ms + super::RETRY_MS;
+                    let path = transfer.path.clone();
+                    self.disk_fault(&error, &path, cx.now);
+                    return true;
+                }
+            }
+        }
+        let path = transfer.path.clone();
+        self.clear_fault(&path);
+        self.finish_transfer_if_whole(cx, content);
+        true
+    }
+
+    fn finish_transfer_if_whole(&mut self, _cx: &Context<'_>, content: &ContentId) {
+        let Some(transfer) = self.transfers.big.get(content) else { return };
+        let State::Chunks { todo, asked } = &transfer.state else { return };
+        if todo.is_empty()
+            && asked.is_empty()
+            && let Some(waiting) = self.waiting.remove(content)
+        {
+            self.mark(waiting.nodes);
+        }
+    }
+
+    /// What a peer did not have may be asked for again, of whoever has it, after a moment.
+    pub fn missing(&mut self, what: &Wanted, objects: &[ObjectId], now_ms: u64) {
+        for object in objects {
+            match (object, what) {
+                (ObjectId::Content(id), _) => {
+                    self.transfers.asked.remove(id);
+                    self.transfers.missing.insert(*id, now_ms + MISSING_MS);
+                    if let Some(transfer) = self.transfers.big.get_mut(id) {
+                        transfer.not_before_ms = now_ms + MISSING_MS;
+                        if let State::Top { asked } = &mut transfer.state {
+                            *asked = false;
+                        }
+                    }
+                }
+                (ObjectId::Manifest(id), Wanted::Pieces { content, .. }) => {
+                    if let Some(transfer) = self.transfers.big.get_mut(content) {
+                        transfer.not_before_ms = now_ms + MISSING_MS;
+                        if let State::Subs { missing, asked } = &mut transfer.state
+                            && asked.remove(id)
+                        {
+                            missing.push_back(*id);
+                        }
+                    }
+                }
+                (ObjectId::Chunk(id), Wanted::Pieces { content, .. }) => {
+                    if let Some(transfer) = self.transfers.big.get_mut(content) {
+                        transfer.not_before_ms = now_ms + MISSING_MS;
+                        if let State::Chunks { todo, asked } = &mut transfer.state {
+                            todo.extend(asked.remove(id).unwrap_or_default());
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// When something that was missing may be asked for again.
+    pub fn next_request_due(&self) -> Option<u64> {
+        let big = self.transfers.big.values().map(|t| t.not_before_ms).filter(|at| *at > 0);
+        self.transfers.missing.values().copied().chain(big).min()
+    }
+
+    /// A peer may have what was missing: no need to wait.
+    pub fn retry_missing(&mut self) {
+        self.transfers.missing.clear();
+        for transfer in self.transfers.big.values_mut() {
+            transfer.not_before_ms = 0;
+        }
+    }
+
+    /// True if something waits for a peer.
+    pub fn wants_content(&self) -> bool {
+        !self.waiting.is_empty() || !self.transfers.is_empty()
+    }
+
+    /// Whether a transfer has all its bytes.
+    pub(super) fn transfer_is_whole(&self, content: &ContentId) -> bool {
+        self.transfers.get(content).is_some_and(|transfer| {
+            matches!(&transfer.state, State::Chunks { todo, asked }
+                if todo.is_empty() && asked.is_empty())
+        })
+    }
+
+    /// Puts a small content into the packs.
+    pub(super) fn pack_small(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: &ContentId,
+        bytes: &[u8],
+    ) -> Result<(), StoreError> {
+        let object = ObjectId::Content(*id);
+        let put = cx.packs.put(&self.space, &object, bytes);
+        let (at, end) = match put.and_then(|at| cx.packs.sync().map(|end| (at, end))) {
+            Ok(done) => done,
+            Err(error) => {
+                // No room for it: whoever has it still does, and is asked again.
+                tracing::warn!(%error, "a version was not kept");
+                return Ok(());
+            }
+        };
+        let txn = cx.store.begin()?;
+        txn.set_pack_end(end)?;
+        txn.index(self.no)?.put_packed(object.as_bytes(), &at)?;
+        txn.commit()?;
+        Ok(())
+    }
+}
+
+fn missing_manifests(
+    tables: &dyn pacsync_store::index::ContentTables,
+    top: &[u8],
+) -> Result<Vec<ManifestId>, StoreError> {
+    let mut missing = vec![];
+    let mut open = vec![top.to_vec()];
+    while let Some(bytes) = open.pop() {
+        let Ok(manifest) = Manifest::decode(&bytes) else { continue };
+        for id in manifest.subs() {
+            match tables.manifest(&id)? {
+                Some(bytes) => open.push(bytes),
+                None => missing.push(id),
+            }
+        }
+    }
+    Ok(missing)
+}
+
+/// Keeps what an earlier attempt left in the file, copies what is on this device, and returns
+/// what a peer has to send.
+fn fill_from_here(
+    transfer: &mut Transfer,
+    contents: &Contents<'_>,
+    keys: &IdKeys,
+    pieces: Vec<Piece>,
+) -> Result<VecDeque<Piece>, StoreError> {
+    let mut todo = VecDeque::new();
+    transfer.here = 0;
+    let before = transfer.file.stat().map_or(0, |stat| stat.identity.size);
+    let mut buffer = vec![];
+    for piece in pieces {
+        let PieceSource::Chunk(id) = piece.source else {
+            transfer.here += piece.len;
+            continue;
+        };
+        let len = usize::try_from(piece.len).unwrap_or_default();
+        if piece.offset + piece.len <= before {
+            buffer.resize(len, 0);
+            let read = transfer.file.read_at(piece.offset, &mut buffer);
+            if read.is_ok_and(|read| read == len) && keys.chunk_id(&buffer) == id {
+                transfer.here += piece.len;
+                continue;
+            }
+        }
+        let length = u32::try_from(piece.len).unwrap_or(u32::MAX);
+        if let Some(bytes) = contents.chunk(&id, length, None)?
+            && transfer.file.write_at(piece.offset, &bytes).is_ok()
+        {
+            transfer.here += piece.len;
+            continue;
+        }
+        todo.push_back(piece);
+    }
+    Ok(todo)
+}
+
