@@ -149,6 +149,7 @@ impl Worktree {
             let plan = self.plan(&mut b, cx.packs, cx.rng, node)?;
             let step = match plan {
                 Plan::Done => {
+                    self.clear_node_fault(&node);
                     b.index.clear_pending(&node)?;
                     b.dirty = true;
                     continue;
@@ -499,7 +500,7 @@ impl Worktree {
                     let number = index.add_note(NoteKind::Displaced, &cbor::encode(&displaced))?;
                     self.displaced.insert(number, displaced);
                 }
-                self.clear_fault(item.step.path());
+                self.clear_node_fault(&node);
             }
             for (at, error) in &failed {
                 let Some(item) = begun.get(*at) else { continue };
@@ -545,7 +546,8 @@ impl Worktree {
             }
             return;
         }
-        self.disk_fault(error, &path, now);
+        tracing::debug!(%path, %error, "apply");
+        self.node_fault(&path, node, super::describe(error), now);
     }
 
     /// A directory that is dead in the tree and holds only what is ignored stays on disk, unknown.

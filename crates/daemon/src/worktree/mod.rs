@@ -125,6 +125,8 @@ pub struct Worktree {
     order: VecDeque<NodeId>,
     /// Content → nodes that wait for it.
     waiting: BTreeMap<ContentId, Waiting>,
+    /// Node → the content that it waits for.
+    waiting_of: BTreeMap<NodeId, ContentId>,
     /// Small contents that arrived and are not yet on disk.
     arrived: BTreeMap<ContentId, Vec<u8>>,
     arrived_bytes: usize,
@@ -160,6 +162,8 @@ struct Fault {
     retry_ms: u64,
     /// How often it was tried; spaces the attempts out.
     tries: u32,
+    /// The node that could not be rendered; `None` where something could not be read.
+    node: Option<NodeId>,
 }
 
 impl Worktree {
@@ -192,12 +196,12 @@ impl Worktree {
     pub fn event(&mut self, event: FsEvent, now: Now) {
         match event {
             FsEvent::Written(path) => {
-                self.note_ignore_file(&path);
+                self.note_ignore_file(&path, now);
                 self.queue.soon(path, now.ms);
             }
             FsEvent::Modified(path) => self.queue.quiet(path, now.ms),
             FsEvent::Touched(path) => {
-                self.note_ignore_file(&path);
+                self.note_ignore_file(&path, now);
                 self.queue.touched(path, now.ms);
             }
             FsEvent::DirAppeared(path) => self.queue.deep(path, now.ms),
@@ -206,11 +210,13 @@ impl Worktree {
         }
     }
 
-    fn note_ignore_file(&mut self, path: &RelPath) {
+    fn note_ignore_file(&mut self, path: &RelPath, now: Now) {
         if path.name() == Some(ignore::IGNORE_FILE)
             && let Some(dir) = path.parent()
         {
             self.ignores.forget(&dir);
+            // What was ignored may not be any more.
+            self.queue.deep(dir, now.ms);
         }
     }
 
@@ -251,15 +257,19 @@ impl Worktree {
     pub fn is_applied(&self) -> bool {
         self.phase == Phase::Live
             && self.ready.is_empty()
-            && self.waiting.is_empty()
+            && self.waiting_of.is_empty()
             && self.stalled.is_empty()
             && self.transfers.is_empty()
+            && !self.has_node_faults()
+    }
+
+    fn has_node_faults(&self) -> bool {
+        self.problems.values().any(|fault| fault.node.is_some())
     }
 
     /// Nodes that wait for content or for another attempt, and those in line.
     pub fn pending(&self) -> u64 {
-        let waiting: usize = self.waiting.values().map(|w| w.nodes.len().max(1)).sum();
-        (self.ready.len() + waiting + self.stalled.len()) as u64
+        (self.ready.len() + self.waiting_of.len() + self.stalled.len()) as u64
     }
 
     /// Big contents under way: (path, bytes here, size).
@@ -345,20 +355,32 @@ impl Worktree {
             .map(|(path, _)| path.clone())
             .collect();
         for path in due {
-            if let Some(fault) = self.problems.get_mut(&path) {
-                fault.retry_ms = now.ms + retry_delay(fault.tries);
+            let Some(fault) = self.problems.get_mut(&path) else { continue };
+            fault.retry_ms = now.ms + retry_delay(fault.tries);
+            match fault.node {
+                Some(node) => self.mark([node]),
+                None => self.queue.deep(path, now.ms),
             }
-            self.queue.deep(path, now.ms);
         }
         let due: Vec<NodeId> =
             self.stalled.iter().filter(|(_, at)| **at <= now.ms).map(|(n, _)| *n).collect();
         self.mark(due);
     }
 
+    /// Notes that something could not be read; it is looked at again by itself.
     fn fault(&mut self, path: &RelPath, what: String, now: Now) {
+        self.note_fault(path, None, what, now);
+    }
+
+    /// Notes that a node could not be rendered; it is tried again by itself.
+    fn node_fault(&mut self, path: &RelPath, node: NodeId, what: String, now: Now) {
+        self.note_fault(path, Some(node), what, now);
+    }
+
+    fn note_fault(&mut self, path: &RelPath, node: Option<NodeId>, what: String, now: Now) {
         let tries = self.problems.get(path).map_or(0, |fault| fault.tries + 1);
         let retry_ms = now.ms + retry_delay(tries);
-        self.problems.insert(path.clone(), Fault { what, retry_ms, tries });
+        self.problems.insert(path.clone(), Fault { what, retry_ms, tries, node });
     }
 
     fn disk_fault(&mut self, error: &DiskError, path: &RelPath, now: Now) {
@@ -366,9 +388,17 @@ impl Worktree {
         self.fault(path, describe(error), now);
     }
 
-    fn clear_fault(&mut self, path: &RelPath) {
-        if !self.problems.is_empty() {
+    /// A look at the path begins: what could not be read may be readable now.
+    fn clear_read_fault(&mut self, path: &RelPath) {
+        if self.problems.get(path).is_some_and(|fault| fault.node.is_none()) {
             self.problems.remove(path);
+        }
+    }
+
+    /// A node is rendered, or has no need to be.
+    fn clear_node_fault(&mut self, node: &NodeId) {
+        if !self.problems.is_empty() {
+            self.problems.retain(|_, fault| fault.node != Some(*node));
         }
     }
 

@@ -50,6 +50,8 @@ impl Worktree {
         node: NodeId,
     ) -> Result<Plan, StoreError> {
         let rep = b.tree.representative(&node)?;
+        self.unwait(&node);
+        self.unwait(&rep);
         if rep != node && self.rebind(b, node, rep)? == Rebound::InTheWay {
             return self.plan_removal(b, node);
         }
@@ -213,7 +215,12 @@ impl Worktree {
         place: Place,
     ) -> Result<Plan, StoreError> {
         if place.name.len() > self.probe.name_max {
-            self.fault(&place.path, "this disk cannot hold a name so long".into(), b.now);
+            self.node_fault(
+                &place.path,
+                node,
+                "this disk cannot hold a name so long".into(),
+                b.now,
+            );
             return Ok(Plan::Wait);
         }
         if let Some(other) = b.index.get(&place.parent, &place.name)? {
@@ -223,7 +230,7 @@ impl Worktree {
         let seen = match self.disk.stat(&place.path) {
             Ok(seen) => seen,
             Err(error) => {
-                self.disk_fault(&error, &place.path, b.now);
+                self.node_fault(&place.path, node, super::describe(&error), b.now);
                 self.stalled.insert(node, b.now.ms + super::RETRY_MS);
                 return Ok(Plan::Wait);
             }
@@ -259,17 +266,16 @@ impl Worktree {
         if let Err(error) = made
             && !error.is_exists()
         {
-            self.disk_fault(&error, &place.path, b.now);
+            self.node_fault(&place.path, node, super::describe(&error), b.now);
             self.stalled.insert(node, b.now.ms + super::RETRY_MS);
             return Ok(Plan::Wait);
         }
-        self.clear_fault(&place.path);
         self.put_dir(b, node, &place, mode)?;
         if let Err(error) = self.disk.watch(&place.path)
             && !error.is_unsupported()
             && !error.is_not_found()
         {
-            self.disk_fault(&error, &place.path, b.now);
+            self.node_fault(&place.path, node, super::describe(&error), b.now);
         }
         Ok(Plan::Done)
     }
@@ -327,12 +333,11 @@ impl Worktree {
             && entry.mode != mode
         {
             if let Err(error) = self.disk.set_mode(&place.path, mode) {
-                self.disk_fault(&error, &place.path, b.now);
+                self.node_fault(&place.path, node, super::describe(&error), b.now);
                 self.stalled.insert(node, b.now.ms + super::RETRY_MS);
                 return Ok(Plan::Wait);
             }
-            self.clear_fault(&place.path);
-            entry.mode = mode;
+                entry.mode = mode;
             if let Ok(Some(stat)) = self.disk.stat(&place.path)
                 && stat.identity.mtime_ns == entry.identity.mtime_ns
                 && stat.identity.size == entry.identity.size
@@ -371,7 +376,12 @@ impl Worktree {
         }
         let source = if state.kind == Kind::Symlink {
             if !self.probe.symlinks {
-                self.fault(&place.path, "this disk cannot hold symlinks".into(), b.now);
+                self.node_fault(
+                    &place.path,
+                    node,
+                    "this disk cannot hold symlinks".into(),
+                    b.now,
+                );
                 return Ok(Plan::Wait);
             }
             Source::Target(shown.content.inline.clone().unwrap_or_default())
@@ -442,15 +452,30 @@ impl Worktree {
                 Ok(Obtained::Transfer)
             }
             Err(error) => {
-                self.disk_fault(&error, &place.path, b.now);
-                self.waiting.remove(&content.id);
+                self.node_fault(&place.path, node, super::describe(&error), b.now);
+                self.unwait(&node);
                 self.stalled.insert(node, b.now.ms + super::RETRY_MS);
                 Ok(Obtained::Wait)
             }
         }
     }
 
+    /// A node does not wait for content any more: what only it waited for is not fetched.
+    fn unwait(&mut self, node: &NodeId) {
+        let Some(content) = self.waiting_of.remove(node) else { return };
+        if let Some(waiting) = self.waiting.get_mut(&content) {
+            waiting.nodes.remove(node);
+            if waiting.nodes.is_empty() && !waiting.for_packs {
+                self.waiting.remove(&content);
+            }
+        }
+    }
+
     fn wait_for(&mut self, content: &Content, node: NodeId) {
+        if self.waiting_of.get(&node) != Some(&content.id) {
+            self.unwait(&node);
+        }
+        self.waiting_of.insert(node, content.id);
         let waiting = self.waiting.entry(content.id).or_insert_with(|| Waiting {
             size: content.size,
             nodes: Default::default(),

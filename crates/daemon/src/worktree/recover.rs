@@ -92,6 +92,7 @@ impl Worktree {
             ready: Default::default(),
             order: Default::default(),
             waiting: Default::default(),
+            waiting_of: Default::default(),
             arrived: Default::default(),
             arrived_bytes: 0,
             transfers: Default::default(),
@@ -264,7 +265,7 @@ impl Worktree {
 
     /// Transfers that nobody waits for any more are dropped with their temporary files.
     pub(super) fn drop_idle_transfers(&mut self, store: &mut Store) -> Result<(), StoreError> {
-        if self.transfers.is_empty() || !self.ready.is_empty() {
+        if self.transfers.is_empty() || !self.ready.is_empty() || self.has_node_faults() {
             return Ok(());
         }
         let idle: Vec<_> = self

@@ -178,7 +178,7 @@ impl Worktree {
         path: &RelPath,
         depth: Depth,
     ) -> Result<(), StoreError> {
-        self.clear_fault(path);
+        self.clear_read_fault(path);
         let (Some(dir), Some(name)) = (path.parent(), path.name()) else {
             if self.tracking.is_tracked(path) {
                 return self.begin_walk(b, path, NodeId::ROOT);

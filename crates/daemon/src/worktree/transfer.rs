@@ -259,7 +259,7 @@ impl Worktree {
         if !waiting.nodes.is_empty() {
             self.arrived_bytes += bytes.len();
             self.arrived.insert(id, bytes);
-            self.mark(waiting.nodes);
+            self.release(waiting.nodes);
         }
         Ok(true)
     }
@@ -380,14 +380,15 @@ impl Worktree {
                 Err(error) => {
                     todo.push_back(piece);
                     transfer.not_before_ms = cx.now.ms + super::RETRY_MS;
-                    let path = transfer.path.clone();
-                    self.disk_fault(&error, &path, cx.now);
+                    let path = transfer.target.clone();
+                    let node = self.waiting.get(content).and_then(|w| w.nodes.first().copied());
+                    if let Some(node) = node {
+                        self.node_fault(&path, node, super::describe(&error), cx.now);
+                    }
                     return true;
                 }
             }
         }
-        let path = transfer.path.clone();
-        self.clear_fault(&path);
         self.finish_transfer_if_whole(cx, content);
         true
     }
@@ -399,8 +400,15 @@ impl Worktree {
             && asked.is_empty()
             && let Some(waiting) = self.waiting.remove(content)
         {
-            self.mark(waiting.nodes);
+            self.release(waiting.nodes);
         }
+    }
+
+    fn release(&mut self, nodes: BTreeSet<NodeId>) {
+        for node in &nodes {
+            self.waiting_of.remove(node);
+        }
+        self.mark(nodes);
     }
 
     /// What a peer did not have may be asked for again, of whoever has it, after a moment.
