@@ -1,8 +1,8 @@
 //! pacsync daemon.
 
-pub mod disk;
 pub mod control;
 pub mod device;
+pub mod disk;
 pub mod home;
 pub mod net;
 pub mod pairing;

@@ -6,8 +6,8 @@
 //! started anew from what is durable, until that works; the control API answers meanwhile.
 
 use std::collections::VecDeque;
-use std::os::fd::AsFd;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -98,7 +98,9 @@ impl DaemonError {
 
 /// The time now.
 pub fn now() -> Now {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     Now {
         ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
         ns: i64::try_from(since.as_nanos()).unwrap_or(i64::MAX),
@@ -112,30 +114,56 @@ pub fn now() -> Now {
 /// [`DaemonError`].
 pub fn run(home: &Home, ready: Box<dyn FnOnce() + Send>) -> Result<(), DaemonError> {
     let lock = home.lock()?;
-    let opened = home.load()?;
+    let mut opened = home.load()?;
     let (store, packs) = open_replica(home, &opened.identity)?;
     if let Some(root) = home_root(&store, &opened.home_space)?
         && !root.is_dir()
     {
         return Err(DaemonError::RootMissing(root));
     }
-    let network = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let core = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let network = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let core = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let cancel = CancellationToken::new();
     let standing = Standing::default();
     let (net_sender, net_events) = mpsc::channel(NET_QUEUE);
     let endpoint = {
         let _entered = network.enter();
-        let roster = standing.clone();
-        Endpoint::bind(NetConfig {
-            listen: opened.config.listen,
-            key: opened.identity.keys.sign.clone(),
-            discovery_key: opened.identity.roster_keys.discovery(),
-            standing: Arc::new(move |device| roster.of(device)),
-            discovery: opened.config.discovery,
-            events: net_sender,
-        })?
+        let bind = |listen| {
+            let roster = standing.clone();
+            Endpoint::bind(NetConfig {
+                listen,
+                key: opened.identity.keys.sign.clone(),
+                discovery_key: opened.identity.roster_keys.discovery(),
+                standing: Arc::new(move |device| roster.of(device)),
+                discovery: opened.config.discovery,
+                events: net_sender.clone(),
+            })
+        };
+        let wanted = opened.config.listen;
+        let again = match (wanted, opened.config.port) {
+            (None, Some(port)) => Some(SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port))),
+            (Some(address), Some(port)) if address.port() == 0 => {
+                Some(SocketAddr::new(address.ip(), port))
+            }
+            _ => None,
+        };
+        match again.map(|address| bind(Some(address))) {
+            Some(Ok(endpoint)) => endpoint,
+            _ => bind(wanted)?,
+        }
     };
+    drop(net_sender);
+    let port = Some(endpoint.local_addr().port());
+    if opened.config.port != port {
+        opened.config.port = port;
+        if let Err(error) = home.save_config(&opened.config) {
+            tracing::warn!(%error, "settings not saved");
+        }
+    }
     let (handle, commands) = CoreHandle::new();
     let socket = ControlSocket::bind(home.path(), lock.as_fd())
         .map_err(|e| DaemonError::Control(e.to_string()))?;
@@ -181,21 +209,23 @@ pub fn run(home: &Home, ready: Box<dyn FnOnce() + Send>) -> Result<(), DaemonErr
         }
     };
     let down = CancellationToken::new();
-    let network_thread = std::thread::Builder::new().name("pacsync-net".into()).spawn({
-        let down = down.clone();
-        move || {
-            network.block_on(async move {
-                down.cancelled().await;
-                endpoint.shutdown().await;
-                match server.await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::warn!(%error, "the control server"),
-                    Err(error) => tracing::error!(%error, "the control server ended badly"),
-                }
-            });
-            network.shutdown_timeout(Duration::from_secs(2));
-        }
-    })?;
+    let network_thread = std::thread::Builder::new()
+        .name("pacsync-net".into())
+        .spawn({
+            let down = down.clone();
+            move || {
+                network.block_on(async move {
+                    down.cancelled().await;
+                    endpoint.shutdown().await;
+                    match server.await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => tracing::warn!(%error, "the control server"),
+                        Err(error) => tracing::error!(%error, "the control server ended badly"),
+                    }
+                });
+                network.shutdown_timeout(Duration::from_secs(2));
+            }
+        })?;
     let result = core.block_on(runner.run(store, packs, inputs, cancel.clone(), ready));
     // Stop taking commands, close connections, wait for the tasks.
     cancel.cancel();
@@ -234,7 +264,11 @@ struct Standing(Arc<RwLock<std::collections::BTreeSet<DeviceId>>>);
 impl Standing {
     fn of(&self, device: &DeviceId) -> PeerStanding {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        if known.contains(device) { PeerStanding::Known } else { PeerStanding::Unknown }
+        if known.contains(device) {
+            PeerStanding::Known
+        } else {
+            PeerStanding::Unknown
+        }
     }
 
     fn set(&self, devices: impl Iterator<Item = DeviceId>) {
@@ -341,7 +375,9 @@ impl Runner {
                     device.save_config();
                     self.end_pairing();
                     if let Some(reply) = self.stop.take() {
-                        let _ = reply.send(Ok(Stopping { pid: std::process::id() }));
+                        let _ = reply.send(Ok(Stopping {
+                            pid: std::process::id(),
+                        }));
                         // The answer goes out before the server is told to end.
                         tokio::time::sleep(Duration::from_millis(20)).await;
                     }
@@ -396,11 +432,7 @@ impl Runner {
     }
 
     /// Waits until the replica opens again; the control API is answered meanwhile.
-    async fn restart(
-        &mut self,
-        inputs: &mut Inputs,
-        cancel: &CancellationToken,
-    ) -> Option<Device> {
+    async fn restart(&mut self, inputs: &mut Inputs, cancel: &CancellationToken) -> Option<Device> {
         loop {
             let deadline = tokio::time::Instant::now() + RESTART;
             while let Some(input) = tokio::select! {
@@ -409,14 +441,17 @@ impl Runner {
             } {
                 match input {
                     Input::Command(Command::Shutdown { reply }) => {
-                        let _ = reply.send(Ok(Stopping { pid: std::process::id() }));
+                        let _ = reply.send(Ok(Stopping {
+                            pid: std::process::id(),
+                        }));
                         tokio::time::sleep(Duration::from_millis(20)).await;
                         return None;
                     }
                     Input::Signal => return None,
                     Input::Command(command) => self.answer_in_trouble(command),
                     Input::Net(NetEvent::Connected { conn, .. }) => {
-                        self.net.close(conn, CloseCode::Internal, "the replica is being repaired");
+                        self.net
+                            .close(conn, CloseCode::Internal, "the replica is being repaired");
                     }
                     _ => {}
                 }
@@ -500,7 +535,9 @@ impl Runner {
             let wait = if more {
                 Some(Duration::ZERO)
             } else {
-                device.next_due().map(|due| Duration::from_millis(due.saturating_sub(now().ms)))
+                device
+                    .next_due()
+                    .map(|due| Duration::from_millis(due.saturating_sub(now().ms)))
             };
             let mut queue = VecDeque::from([next_input(inputs, cancel, wait).await]);
             while queue.len() < BURST
@@ -558,10 +595,19 @@ impl Runner {
         now: Now,
     ) -> Result<(), StoreError> {
         match event {
-            NetEvent::Connected { conn, device: peer, standing, address, direction } => {
-                device.connected(conn, peer, standing, address, direction, now)
-            }
-            NetEvent::Frame { conn, lane, bytes, credit } => {
+            NetEvent::Connected {
+                conn,
+                device: peer,
+                standing,
+                address,
+                direction,
+            } => device.connected(conn, peer, standing, address, direction, now),
+            NetEvent::Frame {
+                conn,
+                lane,
+                bytes,
+                credit,
+            } => {
                 let result = device.frame(conn, lane, bytes, now);
                 drop(credit);
                 result
@@ -599,11 +645,20 @@ impl Runner {
                 let _ = reply.send(Ok(self.events.subscribe()));
             }
             Command::Connect { address, reply } => self.resolve(address, Some(reply)),
-            Command::PairStart { pair, role, events, reply } => {
+            Command::PairStart {
+                pair,
+                role,
+                events,
+                reply,
+            } => {
                 let started = self.start_pairing(device, pair, role, events, now);
                 let _ = reply.send(started);
             }
-            Command::PairConfirm { pair, answer, reply } => {
+            Command::PairConfirm {
+                pair,
+                answer,
+                reply,
+            } => {
                 let _ = reply.send(self.confirm_pairing(pair, answer.into()));
             }
             Command::PairCancel { pair, reply } => {
@@ -657,7 +712,12 @@ impl Runner {
         let task = self.network.spawn(async move {
             host::run(hosting).await;
         });
-        self.pairing = Some(Pairing { id: pair, decisions, cancel, task });
+        self.pairing = Some(Pairing {
+            id: pair,
+            decisions,
+            cancel,
+            task,
+        });
         Ok(())
     }
 
@@ -698,7 +758,11 @@ impl Runner {
     }
 
     fn say(&mut self, kind: EventKind) {
-        let event = Event { seq: self.next_event, at_ms: now().ms, kind };
+        let event = Event {
+            seq: self.next_event,
+            at_ms: now().ms,
+            kind,
+        };
         self.next_event += 1;
         // Nobody has to listen.
         let _ = self.events.send(event);

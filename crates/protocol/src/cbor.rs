@@ -48,13 +48,20 @@ pub fn encode<T: Encode<()>>(value: &T) -> Vec<u8> {
 ///
 /// # Errors
 /// [`DecodeError::Malformed`] if the bytes do not decode or bytes are left over.
-pub fn decode<'b, T: Decode<'b, ()>>(what: &'static str, bytes: &'b [u8]) -> Result<T, DecodeError> {
+pub fn decode<'b, T: Decode<'b, ()>>(
+    what: &'static str,
+    bytes: &'b [u8],
+) -> Result<T, DecodeError> {
     let mut decoder = minicbor::Decoder::new(bytes);
-    let value = decoder
-        .decode::<T>()
-        .map_err(|e| DecodeError::Malformed { what, why: e.to_string() })?;
+    let value = decoder.decode::<T>().map_err(|e| DecodeError::Malformed {
+        what,
+        why: e.to_string(),
+    })?;
     if decoder.position() != bytes.len() {
-        return Err(DecodeError::Malformed { what, why: "bytes left over".into() });
+        return Err(DecodeError::Malformed {
+            what,
+            why: "bytes left over".into(),
+        });
     }
     Ok(value)
 }
@@ -80,7 +87,10 @@ pub fn decode_canonical<'b, T: Decode<'b, ()> + Encode<()>>(
 /// [`DecodeError::TooLarge`].
 pub fn at_most(what: &'static str, len: usize, limit: usize) -> Result<(), DecodeError> {
     if len > limit {
-        return Err(DecodeError::TooLarge { what, limit: limit as u64 });
+        return Err(DecodeError::TooLarge {
+            what,
+            limit: limit as u64,
+        });
     }
     Ok(())
 }

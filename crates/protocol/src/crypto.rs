@@ -365,12 +365,15 @@ impl UnsealingKey {
     /// [`CryptoError::CannotDecrypt`].
     pub fn open(&self, aad: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, CryptoError> {
         let (alg, rest) = sealed.split_first().ok_or(CryptoError::CannotDecrypt)?;
-        let (ephemeral, body) =
-            rest.split_first_chunk::<32>().ok_or(CryptoError::CannotDecrypt)?;
+        let (ephemeral, body) = rest
+            .split_first_chunk::<32>()
+            .ok_or(CryptoError::CannotDecrypt)?;
         if *alg != ALG_X25519 {
             return Err(CryptoError::CannotDecrypt);
         }
-        let shared = self.0.diffie_hellman(&x25519_dalek::PublicKey::from(*ephemeral));
+        let shared = self
+            .0
+            .diffie_hellman(&x25519_dalek::PublicKey::from(*ephemeral));
         let key = box_key(shared.as_bytes(), ephemeral, self.public().as_bytes());
         open(&key, &[0; 24], aad, body).map(Zeroizing::new)
     }
@@ -431,10 +434,16 @@ mod tests {
     fn a_signature_holds_only_for_its_domain_key_and_message() {
         let key = SigningKey::from_seed(&[7; 32]);
         let signature = key.sign(domain::GRANT, b"message");
-        assert_eq!(verify(&key.id(), domain::GRANT, b"message", &signature), Ok(()));
+        assert_eq!(
+            verify(&key.id(), domain::GRANT, b"message", &signature),
+            Ok(())
+        );
         let bad = Err(CryptoError::BadSignature);
         assert_eq!(verify(&key.id(), domain::ACK, b"message", &signature), bad);
-        assert_eq!(verify(&key.id(), domain::GRANT, b"massage", &signature), bad);
+        assert_eq!(
+            verify(&key.id(), domain::GRANT, b"massage", &signature),
+            bad
+        );
         let other = SigningKey::from_seed(&[8; 32]).id();
         assert_eq!(verify(&other, domain::GRANT, b"message", &signature), bad);
     }
@@ -444,9 +453,16 @@ mod tests {
         let key = UnsealingKey::from_seed(&[9; 32]);
         let sealed = seal_to(&key.public(), b"aad", b"secret", &mut rng());
         assert_eq!(sealed.len(), 6 + SEAL_OVERHEAD);
-        assert_eq!(key.open(b"aad", &sealed).expect("opens").as_slice(), b"secret");
+        assert_eq!(
+            key.open(b"aad", &sealed).expect("opens").as_slice(),
+            b"secret"
+        );
         assert!(key.open(b"aaa", &sealed).is_err());
-        assert!(UnsealingKey::from_seed(&[1; 32]).open(b"aad", &sealed).is_err());
+        assert!(
+            UnsealingKey::from_seed(&[1; 32])
+                .open(b"aad", &sealed)
+                .is_err()
+        );
         for cut in 0..sealed.len() {
             assert!(key.open(b"aad", &sealed[..cut]).is_err());
         }
@@ -455,6 +471,9 @@ mod tests {
     #[test]
     fn secrets_do_not_print() {
         let key = SigningKey::from_seed(&[7; 32]);
-        assert_eq!(format!("{key:?} {:?}", Key::from_bytes([1; 32])), "SigningKey(..) Key(..)");
+        assert_eq!(
+            format!("{key:?} {:?}", Key::from_bytes([1; 32])),
+            "SigningKey(..) Key(..)"
+        );
     }
 }

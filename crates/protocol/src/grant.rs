@@ -5,8 +5,8 @@ use minicbor::{Decode, Encode};
 
 use crate::cbor::{self, DecodeError, at_most};
 use crate::crypto::{self, CryptoError, Entropy, Key, PublicKey, Signature, SigningKey, domain};
-use crate::ids::{DeviceId, PacId, SpaceId};
 use crate::identity::DevicePublic;
+use crate::ids::{DeviceId, PacId, SpaceId};
 
 /// Longest clear part, in bytes.
 pub const CLEAR_MAX: usize = 8 * 1024;
@@ -54,7 +54,9 @@ impl std::str::FromStr for Role {
         [Self::Admin, Self::Member, Self::Relay, Self::Guest]
             .into_iter()
             .find(|role| role.as_str() == text)
-            .ok_or(crate::ids::ParseIdError { kind: "role (admin, member, relay, guest)" })
+            .ok_or(crate::ids::ParseIdError {
+                kind: "role (admin, member, relay, guest)",
+            })
     }
 }
 
@@ -186,11 +188,20 @@ impl Grant {
     ) -> Self {
         let nonce = crypto::random::<24>(rng);
         let mut sealed = nonce.to_vec();
-        sealed.extend(crypto::seal(private_key, &nonce, &clear.serial[..], &cbor::encode(private)));
+        sealed.extend(crypto::seal(
+            private_key,
+            &nonce,
+            &clear.serial[..],
+            &cbor::encode(private),
+        ));
         clear.private_hash = ByteArray::from(crypto::hash(domain::GRANT_PRIVATE, &[&sealed]));
         let clear = cbor::encode(&clear);
         let signature = issuer.sign(domain::GRANT, &clear);
-        Self { clear: clear.into(), private: sealed.into(), signature }
+        Self {
+            clear: clear.into(),
+            private: sealed.into(),
+            signature,
+        }
     }
 
     /// Checks format, signature and the hash of the private part; the issuer's authority is
@@ -213,7 +224,10 @@ impl Grant {
         }
         crypto::verify(&clear.issuer.0, domain::GRANT, &self.clear, &self.signature)?;
         if crypto::hash(domain::GRANT_PRIVATE, &[&self.private]) != *clear.private_hash {
-            return Err(DecodeError::Invalid { what: "private part of a grant" }.into());
+            return Err(DecodeError::Invalid {
+                what: "private part of a grant",
+            }
+            .into());
         }
         Ok(clear)
     }
@@ -224,8 +238,10 @@ impl Grant {
     /// [`GrantError`] if the key does not fit.
     pub fn open_private(&self, private_key: &Key) -> Result<GrantPrivate, GrantError> {
         let clear: GrantClear = cbor::decode("grant", &self.clear)?;
-        let (nonce, body) =
-            self.private.split_first_chunk::<24>().ok_or(CryptoError::CannotDecrypt)?;
+        let (nonce, body) = self
+            .private
+            .split_first_chunk::<24>()
+            .ok_or(CryptoError::CannotDecrypt)?;
         let plain = crypto::open(private_key, nonce, &clear.serial[..], body)?;
         Ok(cbor::decode("private part of a grant", &plain)?)
     }
@@ -237,7 +253,12 @@ impl GrantClear {
     /// # Errors
     /// [`GrantError::NotAuthorised`].
     pub fn check_authority(&self, authority: Authority<'_>) -> Result<(), GrantError> {
-        let refuse = |why| Err(GrantError::NotAuthorised { issuer: self.issuer.0, why });
+        let refuse = |why| {
+            Err(GrantError::NotAuthorised {
+                issuer: self.issuer.0,
+                why,
+            })
+        };
         match authority {
             Authority::Root => Ok(()),
             Authority::Device(own) if own.subject.id != self.issuer.0 => {

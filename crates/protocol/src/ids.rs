@@ -198,7 +198,11 @@ pub struct LogId {
 impl LogId {
     /// The unforked log of a device's incarnation.
     pub fn new(device: DeviceId, incarnation: Incarnation) -> Self {
-        Self { device, incarnation, branch: None }
+        Self {
+            device,
+            incarnation,
+            branch: None,
+        }
     }
 }
 

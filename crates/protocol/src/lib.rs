@@ -10,8 +10,8 @@ pub mod cbor;
 pub mod content;
 pub mod crypto;
 pub mod grant;
-pub mod ids;
 pub mod identity;
+pub mod ids;
 pub mod pairing;
 pub mod roster;
 pub mod row;
@@ -20,8 +20,8 @@ pub mod session;
 pub mod vector;
 pub mod wire;
 
-pub use vector::{Dep, Head, VersionVector};
 pub use ids::{
     ChunkId, ContentId, DeviceId, EpochId, Incarnation, LogId, NodeId, PacId, RowId, SegmentHash,
     Seq, ShortHash, SpaceId, Stamp,
 };
+pub use vector::{Dep, Head, VersionVector};

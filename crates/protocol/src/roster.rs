@@ -35,7 +35,10 @@ pub struct RosterKeys {
 impl RosterKeys {
     /// Draws the keys of a new pac.
     pub fn generate(rng: &mut dyn Entropy) -> Self {
-        Self { roster: Key::generate(rng), private: Some(Key::generate(rng)) }
+        Self {
+            roster: Key::generate(rng),
+            private: Some(Key::generate(rng)),
+        }
     }
 
     /// The key under which devices of the pac recognise each other.
@@ -145,7 +148,12 @@ impl EpochSecret {
                 sealed: crypto::seal_to(&recipient, &aad, &plain, rng).into(),
             })
             .collect();
-        EpochRecord { space, epoch, parents, boxes }
+        EpochRecord {
+            space,
+            epoch,
+            parents,
+            boxes,
+        }
     }
 }
 
@@ -161,7 +169,9 @@ impl EpochRecord {
         };
         let plain = key
             .open(&epoch_aad(&self.space, &self.epoch), &found.sealed)
-            .map_err(|_: CryptoError| DecodeError::Invalid { what: "sealed epoch key" })?;
+            .map_err(|_: CryptoError| DecodeError::Invalid {
+                what: "sealed epoch key",
+            })?;
         cbor::decode("epoch secret", &plain).map(Some)
     }
 
@@ -280,7 +290,9 @@ impl Roster {
     /// Epoch records of a space.
     pub fn epochs(&self, space: &SpaceId) -> impl Iterator<Item = &EpochRecord> {
         let space = *space;
-        self.epochs.values().filter(move |record| record.space == space)
+        self.epochs
+            .values()
+            .filter(move |record| record.space == space)
     }
 
     /// All spaces that have an epoch.
@@ -302,7 +314,9 @@ impl Roster {
                 matches!(m.grant.role, Role::Admin | Role::Member) && m.grant.scope.covers(space)
             })
             .map(|m| m.grant.subject.sealing);
-        devices.chain([self.founding.record().root_sealing]).collect()
+        devices
+            .chain([self.founding.record().root_sealing])
+            .collect()
     }
 
     /// Counts one roster segment by `author`, whole or not at all.
@@ -326,9 +340,15 @@ impl Roster {
                 next.count_grant(author, grant, &mut change)?;
             }
         }
-        let member = next.members.get(author).ok_or(RosterError::NotAMember(*author))?;
+        let member = next
+            .members
+            .get(author)
+            .ok_or(RosterError::NotAMember(*author))?;
         let role = member.grant.role;
-        let not_authorised = |what| RosterError::NotAuthorised { author: *author, what };
+        let not_authorised = |what| RosterError::NotAuthorised {
+            author: *author,
+            what,
+        };
         for entry in entries {
             match entry {
                 RosterEntry::Grant(_) => {}
@@ -359,7 +379,10 @@ impl Roster {
                 }
                 RosterEntry::Placement(placement) => {
                     let key = (*author, placement.space);
-                    let before = next.placements.get(&key).or_else(|| self.placements.get(&key));
+                    let before = next
+                        .placements
+                        .get(&key)
+                        .or_else(|| self.placements.get(&key));
                     if before.is_none_or(|before| before.turn < placement.turn) {
                         next.placements.insert(key, placement.clone());
                     }
@@ -384,14 +407,23 @@ impl Roster {
             clear.check_authority(Authority::Root)?;
         } else {
             if issuer != *author {
-                return Err(RosterError::NotAuthorised { author: *author, what: "another's grant" });
+                return Err(RosterError::NotAuthorised {
+                    author: *author,
+                    what: "another's grant",
+                });
             }
-            let own = self.members.get(&issuer).ok_or(RosterError::NotAMember(issuer))?;
+            let own = self
+                .members
+                .get(&issuer)
+                .ok_or(RosterError::NotAMember(issuer))?;
             clear.check_authority(Authority::Device(&own.grant))?;
         }
         let subject = clear.subject.id;
         let rank = |g: &GrantClear| (g.role, *g.serial);
-        let wins = self.members.get(&subject).is_none_or(|m| rank(&clear) < rank(&m.grant));
+        let wins = self
+            .members
+            .get(&subject)
+            .is_none_or(|m| rank(&clear) < rank(&m.grant));
         if wins {
             self.members.insert(subject, Member { grant: clear });
             change.members.push(subject);
@@ -422,7 +454,12 @@ mod tests {
             let root = Phrase::generate(&mut rng).root_keys();
             let founding = FoundingRecord::found(&root, 1, &mut rng);
             let keys = RosterKeys::generate(&mut rng);
-            Self { rng, root, founding, keys }
+            Self {
+                rng,
+                root,
+                founding,
+                keys,
+            }
         }
 
         fn grant(
@@ -444,7 +481,9 @@ mod tests {
                 issuer: PublicKey(issuer.id()),
                 serial: ByteArray::from(crypto::random(&mut self.rng)),
             };
-            let private = GrantPrivate { purpose: "test".into() };
+            let private = GrantPrivate {
+                purpose: "test".into(),
+            };
             let key = self.keys.private.clone().expect("a full set of keys");
             RosterEntry::Grant(Grant::issue(clear, &private, &key, issuer, &mut self.rng))
         }
@@ -458,19 +497,34 @@ mod tests {
         let mut roster = Roster::new(w.founding.clone());
 
         let own = w.grant(&laptop, Role::Admin, 2, Scope::All, &laptop.sign);
-        assert!(roster.apply(&laptop.sign.id(), &[own]).is_err(), "self-granted");
+        assert!(
+            roster.apply(&laptop.sign.id(), &[own]).is_err(),
+            "self-granted"
+        );
 
         let first = w.grant(&laptop, Role::Admin, 2, Scope::All, &root);
-        roster.apply(&laptop.sign.id(), &[first]).expect("the founder's grant");
+        roster
+            .apply(&laptop.sign.id(), &[first])
+            .expect("the founder's grant");
         let second = w.grant(&phone, Role::Member, 0, Scope::All, &laptop.sign);
-        roster.apply(&laptop.sign.id(), &[second]).expect("an admin enrols");
+        roster
+            .apply(&laptop.sign.id(), &[second])
+            .expect("an admin enrols");
         assert_eq!(roster.members().count(), 2);
 
         let third = w.grant(&server, Role::Member, 0, Scope::All, &phone.sign);
-        let error = roster.apply(&phone.sign.id(), &[third]).expect_err("a member enrols nobody");
-        assert!(matches!(error, RosterError::Grant(GrantError::NotAuthorised { .. })));
+        let error = roster
+            .apply(&phone.sign.id(), &[third])
+            .expect_err("a member enrols nobody");
+        assert!(matches!(
+            error,
+            RosterError::Grant(GrantError::NotAuthorised { .. })
+        ));
         let deep = w.grant(&server, Role::Admin, 2, Scope::All, &laptop.sign);
-        assert!(roster.apply(&laptop.sign.id(), &[deep]).is_err(), "depth must shrink");
+        assert!(
+            roster.apply(&laptop.sign.id(), &[deep]).is_err(),
+            "depth must shrink"
+        );
         assert_eq!(roster.members().count(), 2, "nothing half done");
     }
 
@@ -491,11 +545,21 @@ mod tests {
         };
         let record = secret.seal(space, epoch, vec![], roster.recipients(&space), &mut w.rng);
         let entry = RosterEntry::Epoch(record.clone());
-        assert!(roster.apply(&phone.sign.id(), std::slice::from_ref(&entry)).is_err());
+        assert!(
+            roster
+                .apply(&phone.sign.id(), std::slice::from_ref(&entry))
+                .is_err()
+        );
         roster.apply(&laptop.sign.id(), &[entry]).expect("applies");
-        let opened = record.open(&laptop.unseal).expect("opens").expect("has a box");
+        let opened = record
+            .open(&laptop.unseal)
+            .expect("opens")
+            .expect("has a box");
         assert_eq!(opened.key, secret.key);
-        let by_root = record.open(&w.root.unseal).expect("opens").expect("has a box");
+        let by_root = record
+            .open(&w.root.unseal)
+            .expect("opens")
+            .expect("has a box");
         assert_eq!(by_root.id_key, secret.id_key);
         assert!(record.open(&phone.unseal).expect("no box").is_none());
     }

@@ -214,7 +214,8 @@ impl Row {
     /// Canonical bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut e = Encoder::new(Vec::with_capacity(160));
-        self.write(&mut e).expect("encoding to memory does not fail");
+        self.write(&mut e)
+            .expect("encoding to memory does not fail");
         e.into_writer()
     }
 
@@ -223,7 +224,9 @@ impl Row {
         e: &mut Encoder<Vec<u8>>,
     ) -> Result<(), minicbor::encode::Error<std::convert::Infallible>> {
         let k = &self.keys;
-        e.array(3)?.bytes(self.node.as_bytes())?.array(self.past.len() as u64)?;
+        e.array(3)?
+            .bytes(self.node.as_bytes())?
+            .array(self.past.len() as u64)?;
         for id in &self.past {
             e.bytes(id.as_bytes())?;
         }
@@ -243,12 +246,18 @@ impl Row {
             e.u8(0)?.u64(kind.code())?;
         }
         if let Some(at) = &k.at {
-            e.u8(1)?.array(3)?.bytes(at.parent.as_bytes())?.bytes(at.name.as_bytes())?;
+            e.u8(1)?
+                .array(3)?
+                .bytes(at.parent.as_bytes())?
+                .bytes(at.name.as_bytes())?;
             e.u64(at.stamp)?;
         }
         if let Some(content) = &k.content {
-            e.u8(2)?.array(if content.inline.is_some() { 4 } else { 3 })?;
-            e.bytes(content.id.as_bytes())?.u64(content.size)?.i64(content.mtime_ns)?;
+            e.u8(2)?
+                .array(if content.inline.is_some() { 4 } else { 3 })?;
+            e.bytes(content.id.as_bytes())?
+                .u64(content.size)?
+                .i64(content.mtime_ns)?;
             if let Some(inline) = &content.inline {
                 e.bytes(inline)?;
             }
@@ -281,8 +290,10 @@ impl Row {
     /// [`DecodeError`]; also for bytes that are not the canonical form.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
         at_most("row", bytes.len(), ROW_MAX)?;
-        let row = Self::read(bytes)
-            .map_err(|e| DecodeError::Malformed { what: "row", why: e.to_string() })?;
+        let row = Self::read(bytes).map_err(|e| DecodeError::Malformed {
+            what: "row",
+            why: e.to_string(),
+        })?;
         row.check()?;
         if row.to_bytes() != bytes {
             return Err(DecodeError::NotCanonical { what: "row" });
@@ -301,7 +312,9 @@ impl Row {
         if count > PAST_MAX as u64 {
             return Err(bad("past is too long"));
         }
-        let past = (0..count).map(|_| d.decode()).collect::<Result<Vec<RowId>, _>>()?;
+        let past = (0..count)
+            .map(|_| d.decode())
+            .collect::<Result<Vec<RowId>, _>>()?;
         let mut keys = Keys::default();
         let count = d.map()?.ok_or_else(|| bad("map of unknown length"))?;
         let mut before = None;
@@ -319,7 +332,11 @@ impl Row {
                     }
                     let parent = d.decode()?;
                     let name = Name::new(d.bytes()?).map_err(|_| bad("not a name"))?;
-                    keys.at = Some(At { parent, name, stamp: d.u64()? });
+                    keys.at = Some(At {
+                        parent,
+                        name,
+                        stamp: d.u64()?,
+                    });
                 }
                 2 => {
                     let len = d.array()?;
@@ -327,8 +344,17 @@ impl Row {
                         return Err(bad("content is not an array of three or four"));
                     }
                     let (id, size, mtime_ns) = (d.decode()?, d.u64()?, d.i64()?);
-                    let inline = if len == Some(4) { Some(d.bytes()?.to_vec()) } else { None };
-                    keys.content = Some(Content { id, size, mtime_ns, inline });
+                    let inline = if len == Some(4) {
+                        Some(d.bytes()?.to_vec())
+                    } else {
+                        None
+                    };
+                    keys.content = Some(Content {
+                        id,
+                        size,
+                        mtime_ns,
+                        inline,
+                    });
                 }
                 3 => keys.mode = Some(d.u16()?),
                 4 => keys.life = Some(if d.bool()? { Life::Live } else { Life::Dead }),
@@ -400,7 +426,9 @@ fn skip_bounded(d: &mut Decoder<'_>) -> Result<(), minicbor::decode::Error> {
         Type::U8 | Type::U16 | Type::U32 | Type::U64 => d.skip(),
         Type::I8 | Type::I16 | Type::I32 | Type::I64 => d.skip(),
         Type::Array | Type::Map => d.skip(),
-        _ => Err(minicbor::decode::Error::message("unknown key of an unsupported type")),
+        _ => Err(minicbor::decode::Error::message(
+            "unknown key of an unsupported type",
+        )),
     }
 }
 
@@ -446,7 +474,9 @@ mod tests {
     #[test]
     fn unknown_keys_are_kept() {
         let mut row = birth();
-        row.keys.unknown.insert(8, minicbor::to_vec("later").expect("encodes"));
+        row.keys
+            .unknown
+            .insert(8, minicbor::to_vec("later").expect("encodes"));
         assert_eq!(Row::from_bytes(&row.to_bytes()), Ok(row));
     }
 

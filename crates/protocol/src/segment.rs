@@ -84,7 +84,9 @@ pub struct Header {
 impl Header {
     /// Number of the last entry.
     pub fn last(&self) -> Seq {
-        self.first.saturating_add(u64::from(self.count)).saturating_sub(1)
+        self.first
+            .saturating_add(u64::from(self.count))
+            .saturating_sub(1)
     }
 
     fn check(&self) -> Result<(), DecodeError> {
@@ -100,8 +102,17 @@ impl Header {
             && self.clock <= crate::row::STAMP_MAX
             && ascending(&self.deps)
             && ascending(&self.roster_deps)
-            && self.deps.iter().all(|dep| dep.log != self.log && dep.head.seq > 0);
-        if ok { Ok(()) } else { Err(DecodeError::Invalid { what: "segment header" }) }
+            && self
+                .deps
+                .iter()
+                .all(|dep| dep.log != self.log && dep.head.seq > 0);
+        if ok {
+            Ok(())
+        } else {
+            Err(DecodeError::Invalid {
+                what: "segment header",
+            })
+        }
     }
 }
 
@@ -175,12 +186,17 @@ impl SignedSegment {
         let header_bytes = d.bytes().map_err(malformed)?;
         at_most("segment header", header_bytes.len(), HEADER_MAX)?;
         let nonce = d.bytes().map_err(malformed)?;
-        let nonce = nonce.try_into().map_err(|_| DecodeError::Invalid { what: "segment nonce" })?;
+        let nonce = nonce.try_into().map_err(|_| DecodeError::Invalid {
+            what: "segment nonce",
+        })?;
         let body = d.bytes().map_err(malformed)?;
         at_most("segment body", body.len(), BODY_MAX)?;
         let signature: Signature = d.decode().map_err(malformed)?;
         if d.position() != bytes.len() {
-            return Err(DecodeError::Invalid { what: "segment length" }.into());
+            return Err(DecodeError::Invalid {
+                what: "segment length",
+            }
+            .into());
         }
         if let Some(version) = version_of(header_bytes)
             && version != VERSION
@@ -189,11 +205,16 @@ impl SignedSegment {
         }
         let header: Header = cbor::decode_canonical("segment header", header_bytes)?;
         if header.algorithm != ALGORITHM {
-            return Err(SegmentError::UpdateNeeded { version: header.version });
+            return Err(SegmentError::UpdateNeeded {
+                version: header.version,
+            });
         }
         header.check()?;
         if header.body_len as usize != body.len() {
-            return Err(DecodeError::Invalid { what: "segment body length" }.into());
+            return Err(DecodeError::Invalid {
+                what: "segment body length",
+            }
+            .into());
         }
         let hash = segment_hash(header_bytes, &nonce, body);
         Ok(Self {
@@ -260,7 +281,10 @@ impl VerifiedSegment {
 
     /// The log's head once this segment is in it.
     pub fn head(&self) -> Head {
-        Head { seq: self.0.header.last(), hash: self.0.hash.to_short() }
+        Head {
+            seq: self.0.header.last(),
+            hash: self.0.hash.to_short(),
+        }
     }
 
     /// The bytes as received, to store and forward.
@@ -280,7 +304,10 @@ impl VerifiedSegment {
         let plain = decompress(&packed, PLAIN_MAX)?;
         let entries = decode_entries(&plain)?;
         if entries.len() != self.0.header.count as usize {
-            return Err(DecodeError::Invalid { what: "number of entries" }.into());
+            return Err(DecodeError::Invalid {
+                what: "number of entries",
+            }
+            .into());
         }
         Ok(entries)
     }
@@ -296,9 +323,14 @@ pub fn decompress(packed: &[u8], limit: usize) -> Result<Vec<u8>, SegmentError> 
     let mut decoder = zstd::stream::read::Decoder::new(packed).map_err(fail)?;
     decoder.window_log_max(23).map_err(fail)?;
     let mut plain = Vec::new();
-    decoder.take(limit as u64 + 1).read_to_end(&mut plain).map_err(fail)?;
+    decoder
+        .take(limit as u64 + 1)
+        .read_to_end(&mut plain)
+        .map_err(fail)?;
     if plain.len() > limit {
-        return Err(SegmentError::Compression(format!("more than {limit} bytes")));
+        return Err(SegmentError::Compression(format!(
+            "more than {limit} bytes"
+        )));
     }
     Ok(plain)
 }
@@ -347,7 +379,10 @@ fn decode_entries(plain: &[u8]) -> Result<Vec<Entry>, SegmentError> {
                     if bytes.len() > CHANGE_MAX {
                         return Err(bad("change is too long"));
                     }
-                    Entry::Change { document, bytes: bytes.into() }
+                    Entry::Change {
+                        document,
+                        bytes: bytes.into(),
+                    }
                 }
                 (2, 2) => Entry::Roster(d.decode()?),
                 (3, 1) => Entry::DeletesConfirmed,
@@ -367,7 +402,11 @@ fn decode_entries(plain: &[u8]) -> Result<Vec<Entry>, SegmentError> {
         Ok(entries)
     };
     read().map_err(|e| {
-        DecodeError::Malformed { what: "segment body", why: e.to_string() }.into()
+        DecodeError::Malformed {
+            what: "segment body",
+            why: e.to_string(),
+        }
+        .into()
     })
 }
 
@@ -435,7 +474,12 @@ impl Draft {
         let digest = crypto::keyed_hash(&nonce_key, &[&fresh, &header_bytes, &packed]);
         let mut nonce = [0; 24];
         nonce.copy_from_slice(&digest[..24]);
-        let body = crypto::seal(&epoch_key.derive(domain::BODY_KEY), &nonce, &header_bytes, &packed);
+        let body = crypto::seal(
+            &epoch_key.derive(domain::BODY_KEY),
+            &nonce,
+            &header_bytes,
+            &packed,
+        );
         at_most("segment body", body.len(), BODY_MAX)?;
         let hash = segment_hash(&header_bytes, &nonce, &body);
         let signature = signer.sign(domain::SEGMENT_SIGN, hash.as_bytes());
@@ -448,7 +492,15 @@ impl Draft {
             .expect("encoding to memory does not fail");
         let bytes = e.into_writer();
         let header_len = header_bytes.len();
-        Ok(VerifiedSegment(SignedSegment { header, header_len, nonce, body, hash, signature, bytes }))
+        Ok(VerifiedSegment(SignedSegment {
+            header,
+            header_len,
+            nonce,
+            body,
+            hash,
+            signature,
+            bytes,
+        }))
     }
 }
 
@@ -484,7 +536,10 @@ mod tests {
         let again = again.verify().expect("verifies");
         assert_eq!(again.hash(), segment.hash());
         let entries = again.open(&key).expect("opens");
-        assert_eq!(entries, [Entry::Row(vec![1, 2, 3]), Entry::DeletesConfirmed]);
+        assert_eq!(
+            entries,
+            [Entry::Row(vec![1, 2, 3]), Entry::DeletesConfirmed]
+        );
         assert_eq!(
             again.open(&Key::from_bytes([9; 32])),
             Err(SegmentError::Crypto(CryptoError::CannotDecrypt))
@@ -497,7 +552,9 @@ mod tests {
         for at in 0..segment.bytes().len() {
             let mut bytes = segment.bytes().to_vec();
             bytes[at] ^= 1;
-            let accepted = SignedSegment::parse(&bytes).ok().and_then(|s| s.verify().ok());
+            let accepted = SignedSegment::parse(&bytes)
+                .ok()
+                .and_then(|s| s.verify().ok());
             assert!(accepted.is_none(), "byte {at}");
         }
     }
@@ -506,7 +563,10 @@ mod tests {
     fn a_later_format_is_named() {
         let (segment, _) = sealed();
         let mut bytes = segment.bytes().to_vec();
-        let at = bytes.windows(2).position(|w| w == [0, VERSION]).expect("the version key");
+        let at = bytes
+            .windows(2)
+            .position(|w| w == [0, VERSION])
+            .expect("the version key");
         bytes[at + 1] = 2;
         let error = SignedSegment::parse(&bytes).expect_err("refused");
         assert_eq!(error, SegmentError::UpdateNeeded { version: 2 });

@@ -125,7 +125,10 @@ impl<'b, C> Decode<'b, C> for VersionVector {
         let mut heads = BTreeMap::new();
         for _ in 0..count {
             let dep = Dep::decode(d, c)?;
-            if heads.last_key_value().is_some_and(|(log, _)| *log >= dep.log) {
+            if heads
+                .last_key_value()
+                .is_some_and(|(log, _)| *log >= dep.log)
+            {
                 return Err(bad("vector is not ascending"));
             }
             heads.insert(dep.log, dep.head);
@@ -141,11 +144,17 @@ mod tests {
     use crate::ids::{DeviceId, Incarnation};
 
     fn log(n: u8) -> LogId {
-        LogId::new(DeviceId::from_bytes([n; 32]), Incarnation::from_bytes([n; 16]))
+        LogId::new(
+            DeviceId::from_bytes([n; 32]),
+            Incarnation::from_bytes([n; 16]),
+        )
     }
 
     fn head(seq: Seq) -> Head {
-        Head { seq, hash: ShortHash::from_bytes([seq as u8; 16]) }
+        Head {
+            seq,
+            hash: ShortHash::from_bytes([seq as u8; 16]),
+        }
     }
 
     #[test]
@@ -163,6 +172,9 @@ mod tests {
     fn a_vector_has_one_encoding() {
         let a: VersionVector = [(log(2), head(3)), (log(1), head(1))].into_iter().collect();
         let bytes = cbor::encode(&a);
-        assert_eq!(cbor::decode_canonical::<VersionVector>("vector", &bytes), Ok(a));
+        assert_eq!(
+            cbor::decode_canonical::<VersionVector>("vector", &bytes),
+            Ok(a)
+        );
     }
 }

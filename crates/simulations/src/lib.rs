@@ -1,1 +1,6 @@
-//! pacsync simulations.
+//! Scenarios and measurements with real daemons, driven through the command line.
+//!
+//! Never here: anything that production code imports.
+
+pub mod device;
+pub mod tree;

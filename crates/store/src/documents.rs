@@ -130,7 +130,9 @@ pub fn read(saved: Option<&[u8]>) -> Result<Settings, DocumentError> {
         let document = load(saved)?;
         let mut settings = Settings::new();
         for key in document.keys(automerge::ROOT).collect::<Vec<_>>() {
-            let value = document.get(automerge::ROOT, key.as_str()).map_err(library)?;
+            let value = document
+                .get(automerge::ROOT, key.as_str())
+                .map_err(library)?;
             if let Some((Value::Scalar(scalar), _)) = value {
                 match scalar.as_ref() {
                     ScalarValue::Str(text) => {
@@ -147,7 +149,10 @@ pub fn read(saved: Option<&[u8]>) -> Result<Settings, DocumentError> {
     })
 }
 
-/// Writes values and returns (change bytes, new saved form), or `None` where nothing differs.
+/// What a write made: the change to log, and the document's new saved form.
+pub type Written = (Vec<u8>, Vec<u8>);
+
+/// Writes values; `None` where nothing differs.
 /// The actor is fresh for every call: devices and their disks get cloned.
 ///
 /// # Errors
@@ -156,9 +161,12 @@ pub fn write(
     saved: Option<&[u8]>,
     values: &Settings,
     rng: &mut dyn Entropy,
-) -> Result<Option<(Vec<u8>, Vec<u8>)>, DocumentError> {
+) -> Result<Option<Written>, DocumentError> {
     let before = read(saved)?;
-    if values.iter().all(|(key, value)| before.get(key) == Some(value)) {
+    if values
+        .iter()
+        .all(|(key, value)| before.get(key) == Some(value))
+    {
         return Ok(None);
     }
     let actor = ActorId::from(crypto::random::<16>(rng));
@@ -170,7 +178,8 @@ pub fn write(
                 Setting::Text(text) => ScalarValue::Str(text.as_str().into()),
                 Setting::Flag(flag) => ScalarValue::Boolean(*flag),
             };
-            tx.put(automerge::ROOT, key.as_str(), scalar).map_err(library)?;
+            tx.put(automerge::ROOT, key.as_str(), scalar)
+                .map_err(library)?;
         }
         tx.commit();
         let change = document
@@ -189,7 +198,9 @@ mod tests {
     fn set(saved: Option<&[u8]>, key: &str, value: Setting, seed: u64) -> (Vec<u8>, Vec<u8>) {
         let mut rng = rand_chacha::ChaCha20Rng::seed_from_u64(seed);
         let values = Settings::from([(key.to_owned(), value)]);
-        write(saved, &values, &mut rng).expect("writes").expect("differs")
+        write(saved, &values, &mut rng)
+            .expect("writes")
+            .expect("differs")
     }
 
     #[test]
@@ -227,6 +238,9 @@ mod tests {
         let mut expanded = Change::from_bytes(bytes).expect("a change").decode();
         expanded.start_op = std::num::NonZeroU64::new(u64::from(u32::MAX) - 5).expect("not zero");
         let forged: Change = expanded.into();
-        assert_eq!(apply(Some(&a), forged.raw_bytes()), Err(DocumentError::BadStart));
+        assert_eq!(
+            apply(Some(&a), forged.raw_bytes()),
+            Err(DocumentError::BadStart)
+        );
     }
 }

@@ -115,9 +115,9 @@ impl From<redb::Error> for StoreError {
     fn from(error: redb::Error) -> Self {
         match error {
             redb::Error::Io(e) => Self::Io(e),
-            redb::Error::PreviousIo => {
-                Self::Io(std::io::Error::other("an earlier write failed; the database was closed"))
-            }
+            redb::Error::PreviousIo => Self::Io(std::io::Error::other(
+                "an earlier write failed; the database was closed",
+            )),
             redb::Error::Corrupted(why) => Self::Damaged(why),
             redb::Error::RepairAborted => Self::Damaged("the repair was aborted".into()),
             redb::Error::DatabaseAlreadyOpen => Self::InUse,

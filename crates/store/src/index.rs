@@ -46,8 +46,17 @@ const JOINED: Bytes = TableDefinition::new("set_aside");
 pub(crate) fn make_tables(tx: &WriteTransaction) -> Result<(), StoreError> {
     tx.open_table(ATTACHED)?;
     for table in [
-        ENTRIES, LOCATIONS, INODES, SOURCES, PENDING, TRANSFERS, MANIFEST_OF, MANIFESTS, CHUNKS,
-        PACKED, JOINED,
+        ENTRIES,
+        LOCATIONS,
+        INODES,
+        SOURCES,
+        PENDING,
+        TRANSFERS,
+        MANIFEST_OF,
+        MANIFESTS,
+        CHUNKS,
+        PACKED,
+        JOINED,
     ] {
         tx.open_table(table)?;
     }
@@ -214,13 +223,16 @@ fn after(prefix: &[u8]) -> Vec<u8> {
     end
 }
 
+/// A key or the rest of one, and its value.
+type Pair = (Vec<u8>, Vec<u8>);
+
 trait Readable: ReadableTable<&'static [u8], &'static [u8]> {
     fn fetch(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(self.get(key)?.map(|bytes| bytes.value().to_vec()))
     }
 
     /// Keys below a prefix, without it, and values, ascending.
-    fn below(&self, prefix: &[u8], limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn below(&self, prefix: &[u8], limit: usize) -> Result<Vec<Pair>, StoreError> {
         let end = after(prefix);
         self.range::<&[u8]>(prefix..end.as_slice())?
             .take(limit)
@@ -250,7 +262,11 @@ pub struct Index<'t> {
 impl<'t> Index<'t> {
     pub(crate) fn open(tx: &'t WriteTransaction, space: u32) -> Result<Self, StoreError> {
         let attached = tx.open_table(ATTACHED)?.get(space)?.is_some();
-        Ok(Self { tx, space, attached })
+        Ok(Self {
+            tx,
+            space,
+            attached,
+        })
     }
 
     fn table(&self, table: Bytes) -> Result<Table<'t, &'static [u8], &'static [u8]>, StoreError> {
@@ -268,7 +284,9 @@ impl<'t> Index<'t> {
     /// [`StoreError`], as everywhere here.
     pub fn attachment(&self) -> Result<Option<Attachment>, StoreError> {
         let table = self.tx.open_table(ATTACHED)?;
-        let Some(bytes) = table.get(self.space)? else { return Ok(None) };
+        let Some(bytes) = table.get(self.space)? else {
+            return Ok(None);
+        };
         Ok(Some(cbor::decode("attachment", bytes.value())?))
     }
 
@@ -292,7 +310,9 @@ impl<'t> Index<'t> {
         self.tx.open_table(ATTACHED)?.remove(self.space)?;
         let prefix = self.space.to_be_bytes();
         let end = after(&prefix);
-        for table in [ENTRIES, LOCATIONS, INODES, SOURCES, PENDING, TRANSFERS, JOINED] {
+        for table in [
+            ENTRIES, LOCATIONS, INODES, SOURCES, PENDING, TRANSFERS, JOINED,
+        ] {
             self.table(table)?
                 .retain_in::<&[u8], _>(prefix.as_slice()..end.as_slice(), |_, _| false)?;
         }
@@ -309,7 +329,10 @@ impl<'t> Index<'t> {
     /// [`StoreError`].
     pub fn get(&self, parent: &NodeId, name: &[u8]) -> Result<Option<Entry>, StoreError> {
         let key = key(self.space, &[parent.as_bytes(), name]);
-        self.table(ENTRIES)?.fetch(&key)?.map(|bytes| Entry::from_bytes(&bytes)).transpose()
+        self.table(ENTRIES)?
+            .fetch(&key)?
+            .map(|bytes| Entry::from_bytes(&bytes))
+            .transpose()
     }
 
     /// Where a node is on disk.
@@ -317,7 +340,9 @@ impl<'t> Index<'t> {
     /// # Errors
     /// [`StoreError`].
     pub fn location(&self, node: &NodeId) -> Result<Option<(NodeId, Vec<u8>)>, StoreError> {
-        let found = self.table(LOCATIONS)?.fetch(&key(self.space, &[node.as_bytes()]))?;
+        let found = self
+            .table(LOCATIONS)?
+            .fetch(&key(self.space, &[node.as_bytes()]))?;
         Ok(found.and_then(|bytes| split_location(&bytes)))
     }
 
@@ -325,11 +350,10 @@ impl<'t> Index<'t> {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn entry_of(
-        &self,
-        node: &NodeId,
-    ) -> Result<Option<(NodeId, Vec<u8>, Entry)>, StoreError> {
-        let Some((parent, name)) = self.location(node)? else { return Ok(None) };
+    pub fn entry_of(&self, node: &NodeId) -> Result<Option<(NodeId, Vec<u8>, Entry)>, StoreError> {
+        let Some((parent, name)) = self.location(node)? else {
+            return Ok(None);
+        };
         Ok(self.get(&parent, &name)?.map(|entry| (parent, name, entry)))
     }
 
@@ -362,7 +386,8 @@ impl<'t> Index<'t> {
         if let Some(old) = self.get(parent, name)? {
             self.unlink_maps(&old)?;
             if old.node != entry.node {
-                self.table(LOCATIONS)?.remove(key(self.space, &[old.node.as_bytes()]).as_slice())?;
+                self.table(LOCATIONS)?
+                    .remove(key(self.space, &[old.node.as_bytes()]).as_slice())?;
             }
         }
         if let Some((p, n)) = self.location(&entry.node)?
@@ -372,10 +397,12 @@ impl<'t> Index<'t> {
         }
         let bytes = entry.to_bytes();
         let place = key(self.space, &[parent.as_bytes(), name]);
-        self.table(ENTRIES)?.insert(place.as_slice(), bytes.as_slice())?;
+        self.table(ENTRIES)?
+            .insert(place.as_slice(), bytes.as_slice())?;
         let location = [&parent.as_bytes()[..], name].concat();
         let node = key(self.space, &[entry.node.as_bytes()]);
-        self.table(LOCATIONS)?.insert(node.as_slice(), location.as_slice())?;
+        self.table(LOCATIONS)?
+            .insert(node.as_slice(), location.as_slice())?;
         let ino = entry.identity.ino.to_be_bytes();
         let inode = key(self.space, &[&ino, entry.node.as_bytes()]);
         self.table(INODES)?.insert(inode.as_slice(), &[][..])?;
@@ -402,11 +429,14 @@ impl<'t> Index<'t> {
     /// # Errors
     /// [`StoreError`].
     pub fn remove(&mut self, parent: &NodeId, name: &[u8]) -> Result<Option<Entry>, StoreError> {
-        let Some(old) = self.get(parent, name)? else { return Ok(None) };
+        let Some(old) = self.get(parent, name)? else {
+            return Ok(None);
+        };
         self.unlink_maps(&old)?;
         let place = key(self.space, &[parent.as_bytes(), name]);
         self.table(ENTRIES)?.remove(place.as_slice())?;
-        self.table(LOCATIONS)?.remove(key(self.space, &[old.node.as_bytes()]).as_slice())?;
+        self.table(LOCATIONS)?
+            .remove(key(self.space, &[old.node.as_bytes()]).as_slice())?;
         Ok(Some(old))
     }
 
@@ -415,7 +445,10 @@ impl<'t> Index<'t> {
     /// # Errors
     /// [`StoreError`].
     pub fn by_inode(&self, ino: u64) -> Result<Vec<NodeId>, StoreError> {
-        nodes_below(&self.table(INODES)?, &key(self.space, &[&ino.to_be_bytes()]))
+        nodes_below(
+            &self.table(INODES)?,
+            &key(self.space, &[&ino.to_be_bytes()]),
+        )
     }
 
     /// Nodes whose file has this content, at most 16.
@@ -423,7 +456,10 @@ impl<'t> Index<'t> {
     /// # Errors
     /// [`StoreError`].
     pub fn by_content(&self, content: &ContentId) -> Result<Vec<NodeId>, StoreError> {
-        nodes_below(&self.table(SOURCES)?, &key(self.space, &[content.as_bytes()]))
+        nodes_below(
+            &self.table(SOURCES)?,
+            &key(self.space, &[content.as_bytes()]),
+        )
     }
 
     /// Marks a node as not yet rendered.
@@ -450,11 +486,7 @@ impl<'t> Index<'t> {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn pending(
-        &self,
-        from: Option<&NodeId>,
-        limit: usize,
-    ) -> Result<Vec<NodeId>, StoreError> {
+    pub fn pending(&self, from: Option<&NodeId>, limit: usize) -> Result<Vec<NodeId>, StoreError> {
         pending_in(&self.table(PENDING)?, self.space, from, limit)
     }
 
@@ -464,7 +496,10 @@ impl<'t> Index<'t> {
     /// [`StoreError`].
     pub fn add_note(&mut self, kind: NoteKind, bytes: &[u8]) -> Result<u64, StoreError> {
         let mut table = self.tx.open_table(kind.table())?;
-        let last = match table.range((self.space, 0)..=(self.space, u64::MAX))?.next_back() {
+        let last = match table
+            .range((self.space, 0)..=(self.space, u64::MAX))?
+            .next_back()
+        {
             Some(item) => item?.0.value().1,
             None => 0,
         };
@@ -478,7 +513,9 @@ impl<'t> Index<'t> {
     /// # Errors
     /// [`StoreError`].
     pub fn remove_note(&mut self, kind: NoteKind, number: u64) -> Result<(), StoreError> {
-        self.tx.open_table(kind.table())?.remove((self.space, number))?;
+        self.tx
+            .open_table(kind.table())?
+            .remove((self.space, number))?;
         Ok(())
     }
 
@@ -522,7 +559,8 @@ impl<'t> Index<'t> {
     /// # Errors
     /// [`StoreError`].
     pub fn transfer_of(&self, content: &ContentId) -> Result<Option<Vec<u8>>, StoreError> {
-        self.table(TRANSFERS)?.fetch(&key(self.space, &[content.as_bytes()]))
+        self.table(TRANSFERS)?
+            .fetch(&key(self.space, &[content.as_bytes()]))
     }
 
     /// All unfinished transfers.
@@ -530,7 +568,9 @@ impl<'t> Index<'t> {
     /// # Errors
     /// [`StoreError`].
     pub fn transfers(&self) -> Result<Vec<(ContentId, Vec<u8>)>, StoreError> {
-        let found = self.table(TRANSFERS)?.below(&key(self.space, &[]), usize::MAX)?;
+        let found = self
+            .table(TRANSFERS)?
+            .below(&key(self.space, &[]), usize::MAX)?;
         Ok(found
             .into_iter()
             .filter_map(|(id, bytes)| Some((ContentId::from_slice(&id)?, bytes)))
@@ -557,7 +597,8 @@ impl<'t> Index<'t> {
         top: &ManifestId,
     ) -> Result<(), StoreError> {
         let key = key(self.space, &[content.as_bytes()]);
-        self.table(MANIFEST_OF)?.insert(key.as_slice(), top.as_bytes().as_slice())?;
+        self.table(MANIFEST_OF)?
+            .insert(key.as_slice(), top.as_bytes().as_slice())?;
         Ok(())
     }
 
@@ -583,7 +624,8 @@ impl<'t> Index<'t> {
     ) -> Result<(), StoreError> {
         let key = key(self.space, &[chunk.as_bytes()]);
         let value = [&content.as_bytes()[..], &offset.to_be_bytes()].concat();
-        self.table(CHUNKS)?.insert(key.as_slice(), value.as_slice())?;
+        self.table(CHUNKS)?
+            .insert(key.as_slice(), value.as_slice())?;
         Ok(())
     }
 
@@ -593,7 +635,8 @@ impl<'t> Index<'t> {
     /// [`StoreError`].
     pub fn put_packed(&mut self, id: &[u8; 32], at: &PackRef) -> Result<(), StoreError> {
         let key = key(self.space, &[id]);
-        self.table(PACKED)?.insert(key.as_slice(), pack_ref_bytes(at).as_slice())?;
+        self.table(PACKED)?
+            .insert(key.as_slice(), pack_ref_bytes(at).as_slice())?;
         Ok(())
     }
 
@@ -643,7 +686,10 @@ impl NoteKind {
 
 fn nodes_below(table: &impl Readable, prefix: &[u8]) -> Result<Vec<NodeId>, StoreError> {
     let found = table.below(prefix, 16)?;
-    Ok(found.iter().filter_map(|(node, _)| NodeId::from_slice(node)).collect())
+    Ok(found
+        .iter()
+        .filter_map(|(node, _)| NodeId::from_slice(node))
+        .collect())
 }
 
 fn pending_in(
@@ -661,7 +707,11 @@ fn pending_in(
     table
         .range::<&[u8]>(start.as_slice()..end.as_slice())?
         .take(limit)
-        .map(|item| Ok(NodeId::from_slice(item?.0.value().get(4..).unwrap_or_default())))
+        .map(|item| {
+            Ok(NodeId::from_slice(
+                item?.0.value().get(4..).unwrap_or_default(),
+            ))
+        })
         .filter_map(Result::transpose)
         .collect()
 }
@@ -728,7 +778,9 @@ impl<T: ReadableTable<&'static [u8], &'static [u8]>> ContentTables for Tables<T>
     }
 
     fn manifest_of(&self, content: &ContentId) -> Result<Option<ManifestId>, StoreError> {
-        let found = self.manifest_of.fetch(&key(self.space, &[content.as_bytes()]))?;
+        let found = self
+            .manifest_of
+            .fetch(&key(self.space, &[content.as_bytes()]))?;
         Ok(found.and_then(|bytes| ManifestId::from_slice(&bytes)))
     }
 
@@ -771,7 +823,9 @@ impl<'t> IndexReader<'t> {
     /// [`StoreError`], as everywhere here.
     pub fn attachment(&self) -> Result<Option<Attachment>, StoreError> {
         let table = self.tx.open_table(ATTACHED)?;
-        let Some(bytes) = table.get(self.space)? else { return Ok(None) };
+        let Some(bytes) = table.get(self.space)? else {
+            return Ok(None);
+        };
         Ok(Some(cbor::decode("attachment", bytes.value())?))
     }
 
@@ -779,10 +833,7 @@ impl<'t> IndexReader<'t> {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn entry_of(
-        &self,
-        node: &NodeId,
-    ) -> Result<Option<(NodeId, Vec<u8>, Entry)>, StoreError> {
+    pub fn entry_of(&self, node: &NodeId) -> Result<Option<(NodeId, Vec<u8>, Entry)>, StoreError> {
         let locations = self.tx.open_table(LOCATIONS)?;
         let found = locations.fetch(&key(self.space, &[node.as_bytes()]))?;
         let Some((parent, name)) = found.and_then(|bytes| split_location(&bytes)) else {
@@ -799,11 +850,7 @@ impl<'t> IndexReader<'t> {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn pending(
-        &self,
-        from: Option<&NodeId>,
-        limit: usize,
-    ) -> Result<Vec<NodeId>, StoreError> {
+    pub fn pending(&self, from: Option<&NodeId>, limit: usize) -> Result<Vec<NodeId>, StoreError> {
         pending_in(&self.tx.open_table(PENDING)?, self.space, from, limit)
     }
 
@@ -827,7 +874,10 @@ impl<'t> IndexReader<'t> {
     pub fn get(&self, parent: &NodeId, name: &[u8]) -> Result<Option<Entry>, StoreError> {
         let key = key(self.space, &[parent.as_bytes(), name]);
         let table = self.tx.open_table(ENTRIES)?;
-        table.fetch(&key)?.map(|bytes| Entry::from_bytes(&bytes)).transpose()
+        table
+            .fetch(&key)?
+            .map(|bytes| Entry::from_bytes(&bytes))
+            .transpose()
     }
 
     /// Nodes whose file had this inode.
@@ -835,7 +885,10 @@ impl<'t> IndexReader<'t> {
     /// # Errors
     /// [`StoreError`].
     pub fn by_inode(&self, ino: u64) -> Result<Vec<NodeId>, StoreError> {
-        nodes_below(&self.tx.open_table(INODES)?, &key(self.space, &[&ino.to_be_bytes()]))
+        nodes_below(
+            &self.tx.open_table(INODES)?,
+            &key(self.space, &[&ino.to_be_bytes()]),
+        )
     }
 
     /// Number of nodes that have yet to be rendered, counted up to `limit`.

@@ -14,8 +14,7 @@ use pacsync_protocol::identity::{DeviceKeys, VerifiedFounding};
 use pacsync_protocol::roster::{Roster, RosterEntry, RosterKeys, roster_space};
 use pacsync_protocol::segment::{Entry, SignedSegment};
 use pacsync_protocol::{
-    EpochId, Head, Incarnation, LogId, NodeId, Seq, ShortHash, SpaceId,
-    VersionVector, cbor,
+    EpochId, Head, Incarnation, LogId, NodeId, Seq, ShortHash, SpaceId, VersionVector, cbor,
 };
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
 
@@ -23,8 +22,7 @@ use crate::content::packs::PackEnd;
 use crate::documents::{self, DocumentId, Settings};
 use crate::error::StoreError;
 use crate::tables::{
-    ACKS, DOCUMENTS, FORMAT, LOGS, LogRecord, META, SEGMENTS, SPACES, SpaceRecord,
-    incarnation_from,
+    ACKS, DOCUMENTS, FORMAT, LOGS, LogRecord, META, SEGMENTS, SPACES, SpaceRecord, incarnation_from,
 };
 use crate::txn::Txn;
 
@@ -79,7 +77,11 @@ impl Store {
         identity: Identity,
         rng: &mut dyn Entropy,
     ) -> Result<Self, StoreError> {
-        Self::on(open_database(|builder| builder.create(path))?, identity, rng)
+        Self::on(
+            open_database(|builder| builder.create(path))?,
+            identity,
+            rng,
+        )
     }
 
     /// Opens the replica on any medium: memory in tests, a simulated disk.
@@ -99,8 +101,14 @@ impl Store {
         let incarnation = prepare(&db, rng)?;
         let roster = Roster::new(identity.founding.clone());
         let roster_space = roster_space(&identity.founding.id());
-        let mut store =
-            Self { db, identity, incarnation, roster, roster_space, spaces: BTreeMap::new() };
+        let mut store = Self {
+            db,
+            identity,
+            incarnation,
+            roster,
+            roster_space,
+            spaces: BTreeMap::new(),
+        };
         store.reload()?;
         Ok(store)
     }
@@ -118,7 +126,12 @@ impl Store {
         drop(tx);
         self.spaces = numbers
             .into_iter()
-            .map(|(id, no)| (id, unlock(&self.roster, &self.identity, &self.roster_space, id, no)))
+            .map(|(id, no)| {
+                (
+                    id,
+                    unlock(&self.roster, &self.identity, &self.roster_space, id, no),
+                )
+            })
             .collect();
         Ok(())
     }
@@ -230,7 +243,9 @@ impl Store {
         space: &SpaceId,
         head: impl Fn(&LogRecord) -> Option<Head>,
     ) -> Result<VersionVector, StoreError> {
-        let Some(space) = self.spaces.get(space) else { return Ok(VersionVector::new()) };
+        let Some(space) = self.spaces.get(space) else {
+            return Ok(VersionVector::new());
+        };
         let tx = self.db.begin_read()?;
         let mut vector = VersionVector::new();
         for item in tx.open_table(LOGS)?.iter()? {
@@ -253,7 +268,9 @@ impl Store {
         let space = self.space(space)?;
         let tx = self.db.begin_read()?;
         let table = tx.open_table(SPACES)?;
-        let Some(bytes) = table.get(space.no)? else { return Ok(0) };
+        let Some(bytes) = table.get(space.no)? else {
+            return Ok(0);
+        };
         Ok(cbor::decode::<SpaceRecord>("space record", bytes.value())?.clock)
     }
 
@@ -269,7 +286,9 @@ impl Store {
         from: Seq,
         max_bytes: usize,
     ) -> Result<(Vec<Vec<u8>>, bool), StoreError> {
-        let Some(space) = self.spaces.get(space) else { return Ok((vec![], false)) };
+        let Some(space) = self.spaces.get(space) else {
+            return Ok((vec![], false));
+        };
         let tx = self.db.begin_read()?;
         let mut number = None;
         for item in tx.open_table(LOGS)?.iter()? {
@@ -279,10 +298,15 @@ impl Store {
                 number = Some(no.value());
             }
         }
-        let Some(no) = number else { return Ok((vec![], false)) };
+        let Some(no) = number else {
+            return Ok((vec![], false));
+        };
         let mut segments = Vec::new();
         let mut total = 0;
-        for item in tx.open_table(SEGMENTS)?.range((no, from)..=(no, Seq::MAX))? {
+        for item in tx
+            .open_table(SEGMENTS)?
+            .range((no, from)..=(no, Seq::MAX))?
+        {
             let (_, bytes) = item?;
             let bytes = bytes.value();
             if !segments.is_empty() && total + bytes.len() > max_bytes {
@@ -304,14 +328,18 @@ impl Store {
         log: &LogId,
         seq: Seq,
     ) -> Result<Option<ShortHash>, StoreError> {
-        let Some(space) = self.spaces.get(space) else { return Ok(None) };
+        let Some(space) = self.spaces.get(space) else {
+            return Ok(None);
+        };
         let tx = self.db.begin_read()?;
         for item in tx.open_table(LOGS)?.iter()? {
             let (no, bytes) = item?;
             let record: LogRecord = cbor::decode("log record", bytes.value())?;
             if record.space == space.no && record.id == *log {
                 let index = tx.open_table(crate::tables::SEGMENT_INDEX)?;
-                let Some(bytes) = index.get((no.value(), seq))? else { return Ok(None) };
+                let Some(bytes) = index.get((no.value(), seq))? else {
+                    return Ok(None);
+                };
                 let record: crate::tables::SegmentRecord =
                     cbor::decode("segment record", bytes.value())?;
                 return Ok(Some(record.hash.to_short()));
@@ -325,7 +353,9 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn document(&self, space: &SpaceId, id: &DocumentId) -> Result<Settings, StoreError> {
-        let Some(space) = self.spaces.get(space) else { return Ok(Settings::new()) };
+        let Some(space) = self.spaces.get(space) else {
+            return Ok(Settings::new());
+        };
         let tx = self.db.begin_read()?;
         let table = tx.open_table(DOCUMENTS)?;
         let saved = table.get((space.no, id))?;
@@ -338,7 +368,9 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn acks(&self, space: &SpaceId) -> Result<Vec<Vec<u8>>, StoreError> {
-        let Some(space) = self.spaces.get(space) else { return Ok(vec![]) };
+        let Some(space) = self.spaces.get(space) else {
+            return Ok(vec![]);
+        };
         let tx = self.db.begin_read()?;
         let table = tx.open_table(ACKS)?;
         let range = table.range((space.no, &[0; 32])..=(space.no, &[255; 32]))?;
@@ -352,9 +384,15 @@ impl Store {
     pub fn pack_end(&self) -> Result<Option<PackEnd>, StoreError> {
         let tx = self.db.begin_read()?;
         let table = tx.open_table(META)?;
-        let Some(bytes) = table.get("pack_end")? else { return Ok(None) };
-        let Some((pack, offset)) = bytes.value().split_first_chunk::<4>() else { return Ok(None) };
-        let Ok(offset) = offset.try_into() else { return Ok(None) };
+        let Some(bytes) = table.get("pack_end")? else {
+            return Ok(None);
+        };
+        let Some((pack, offset)) = bytes.value().split_first_chunk::<4>() else {
+            return Ok(None);
+        };
+        let Ok(offset) = offset.try_into() else {
+            return Ok(None);
+        };
         Ok(Some(PackEnd {
             pack: u32::from_be_bytes(*pack),
             offset: u64::from_be_bytes(offset),
@@ -368,7 +406,10 @@ impl Store {
     pub fn quarantine(&self) -> Result<Vec<String>, StoreError> {
         let tx = self.db.begin_read()?;
         let table = tx.open_table(crate::tables::QUARANTINE)?;
-        table.iter()?.map(|item| Ok(item?.1.value().to_owned())).collect()
+        table
+            .iter()?
+            .map(|item| Ok(item?.1.value().to_owned()))
+            .collect()
     }
 }
 
@@ -388,9 +429,10 @@ fn open_database(
         {
             StoreError::Damaged(e.to_string())
         }
-        redb::DatabaseError::UpgradeRequired(_) => {
-            StoreError::UpdateNeeded { found: 0, known: FORMAT }
-        }
+        redb::DatabaseError::UpgradeRequired(_) => StoreError::UpdateNeeded {
+            found: 0,
+            known: FORMAT,
+        },
         other => other.into(),
     })
 }
@@ -405,13 +447,22 @@ fn prepare(db: &Database, rng: &mut dyn Entropy) -> Result<Incarnation, StoreErr
                 meta.insert("format", FORMAT.to_be_bytes().as_slice())?;
             }
             Some(bytes) => {
-                let found = bytes.as_slice().try_into().map(u64::from_be_bytes).unwrap_or(0);
+                let found = bytes
+                    .as_slice()
+                    .try_into()
+                    .map(u64::from_be_bytes)
+                    .unwrap_or(0);
                 if found != FORMAT {
-                    return Err(StoreError::UpdateNeeded { found, known: FORMAT });
+                    return Err(StoreError::UpdateNeeded {
+                        found,
+                        known: FORMAT,
+                    });
                 }
             }
         }
-        let stored = meta.get("incarnation")?.and_then(|v| incarnation_from(v.value()));
+        let stored = meta
+            .get("incarnation")?
+            .and_then(|v| incarnation_from(v.value()));
         match stored {
             Some(incarnation) => incarnation,
             None => {
@@ -444,10 +495,18 @@ pub(crate) fn unlock(
     id: SpaceId,
     no: u32,
 ) -> Space {
-    let mut space = Space { no, id, id_keys: None, epochs: BTreeMap::new(), write_epoch: None };
+    let mut space = Space {
+        no,
+        id,
+        id_keys: None,
+        epochs: BTreeMap::new(),
+        write_epoch: None,
+    };
     if id == *roster_space {
         let epoch = pacsync_protocol::roster::ROSTER_EPOCH;
-        space.epochs.insert(epoch, identity.roster_keys.roster.clone());
+        space
+            .epochs
+            .insert(epoch, identity.roster_keys.roster.clone());
         space.write_epoch = Some(epoch);
         return space;
     }
@@ -459,10 +518,16 @@ pub(crate) fn unlock(
                 space.epochs.insert(parent.epoch, parent.key.clone());
             }
             space.epochs.insert(record.epoch, secret.key.clone());
-            space.id_keys.get_or_insert_with(|| IdKeys::derive(&secret.id_key));
+            space
+                .id_keys
+                .get_or_insert_with(|| IdKeys::derive(&secret.id_key));
         }
     }
-    space.write_epoch = space.epochs.keys().find(|epoch| !parents.contains(*epoch)).copied();
+    space.write_epoch = space
+        .epochs
+        .keys()
+        .find(|epoch| !parents.contains(*epoch))
+        .copied();
     space
 }
 
@@ -475,6 +540,8 @@ pub struct NewSegment {
     pub log: LogId,
     /// The log's head with it.
     pub head: Head,
+    /// How many entries it has.
+    pub entries: u64,
     /// The bytes.
     pub bytes: Vec<u8>,
 }
@@ -495,4 +562,3 @@ pub struct Committed {
     /// Rows of confirmed deletes arrived for these nodes.
     pub confirmed: BTreeSet<(SpaceId, NodeId)>,
 }
-

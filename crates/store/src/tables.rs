@@ -68,12 +68,18 @@ pub(crate) struct LogRecord {
 
 impl LogRecord {
     pub(crate) fn held_head(&self) -> Head {
-        Head { seq: self.held, hash: self.held_hash.to_short() }
+        Head {
+            seq: self.held,
+            hash: self.held_hash.to_short(),
+        }
     }
 
     pub(crate) fn applied_head(&self) -> Option<Head> {
         let hash = self.applied_hash?.to_short();
-        Some(Head { seq: self.applied, hash })
+        Some(Head {
+            seq: self.applied,
+            hash,
+        })
     }
 }
 

@@ -58,7 +58,13 @@ pub(crate) fn make_tables(tx: &WriteTransaction) -> Result<(), StoreError> {
 impl<'s> Txn<'s> {
     pub(crate) fn begin(store: &'s mut Store) -> Result<Self, StoreError> {
         let tx = store.db.begin_write()?;
-        Ok(Self { store, tx, roster: None, spaces: BTreeMap::new(), out: Committed::default() })
+        Ok(Self {
+            store,
+            tx,
+            roster: None,
+            spaces: BTreeMap::new(),
+            out: Committed::default(),
+        })
     }
 
     /// The underlying transaction, for tables of other modules.
@@ -88,7 +94,9 @@ impl<'s> Txn<'s> {
     /// [`StoreError`].
     pub fn set_pack_end(&self, end: crate::content::packs::PackEnd) -> Result<(), StoreError> {
         let bytes = [&end.pack.to_be_bytes()[..], &end.offset.to_be_bytes()[..]].concat();
-        self.tx.open_table(META)?.insert("pack_end", bytes.as_slice())?;
+        self.tx
+            .open_table(META)?
+            .insert("pack_end", bytes.as_slice())?;
         Ok(())
     }
 
@@ -135,10 +143,7 @@ impl<'s> Txn<'s> {
     ///
     /// # Errors
     /// Outer: the store failed. Inner: the segment was refused, nothing changed.
-    pub fn hold(
-        &mut self,
-        segment: &VerifiedSegment,
-    ) -> Result<Result<(), Refusal>, StoreError> {
+    pub fn hold(&mut self, segment: &VerifiedSegment) -> Result<Result<(), Refusal>, StoreError> {
         let header = segment.header();
         let log = header.log;
         let roster_space = self.store.roster_space;
@@ -208,7 +213,9 @@ impl<'s> Txn<'s> {
             time_ms: header.time_ms,
             past: vec![],
         };
-        self.tx.open_table(SEGMENTS)?.insert((no, last), segment.bytes())?;
+        self.tx
+            .open_table(SEGMENTS)?
+            .insert((no, last), segment.bytes())?;
         self.tx
             .open_table(SEGMENT_INDEX)?
             .insert((no, last), cbor::encode(&index).as_slice())?;
@@ -216,6 +223,7 @@ impl<'s> Txn<'s> {
             space: header.space,
             log: header.log,
             head: segment.head(),
+            entries: u64::from(header.count),
             bytes: segment.bytes().to_vec(),
         });
         Ok(no)
@@ -270,12 +278,16 @@ impl<'s> Txn<'s> {
         let segment = pacsync_protocol::segment::SignedSegment::parse(&next)?.assume_verified();
         let header = segment.header();
         let roster_space = self.store.roster_space;
-        let Some(past) = self.past_of(&segment, no, record)? else { return Ok(false) };
+        let Some(past) = self.past_of(&segment, no, record)? else {
+            return Ok(false);
+        };
         if header.space != roster_space && !self.roster_has(&segment)? {
             return Ok(false);
         }
         let space = self.space(&header.space)?.clone();
-        let Some(key) = space.epochs.get(&header.epoch) else { return Ok(false) };
+        let Some(key) = space.epochs.get(&header.epoch) else {
+            return Ok(false);
+        };
         let entries = match segment.open(key) {
             Ok(entries) => entries,
             Err(error) => {
@@ -285,7 +297,11 @@ impl<'s> Txn<'s> {
         };
         let clock_bound = self.clock_bound(&past, no, record, &entries)?;
         if header.clock > clock_bound {
-            self.quarantine(no, header.last(), "its clock runs ahead of what it has seen")?;
+            self.quarantine(
+                no,
+                header.last(),
+                "its clock runs ahead of what it has seen",
+            )?;
         } else if header.space == roster_space {
             match self.count_roster(&header.log.device, roster_entries(entries))? {
                 Counted::Yes => {}
@@ -312,11 +328,15 @@ impl<'s> Txn<'s> {
             *entry = (*entry).max(seq);
         };
         for dep in &segment.header().deps {
-            let Some((no, held)) = self.log(record.space, &dep.log)? else { return Ok(None) };
+            let Some((no, held)) = self.log(record.space, &dep.log)? else {
+                return Ok(None);
+            };
             if held.applied < dep.head.seq {
                 return Ok(None);
             }
-            let Some(found) = self.segment_record(no, dep.head.seq)? else { return Ok(None) };
+            let Some(found) = self.segment_record(no, dep.head.seq)? else {
+                return Ok(None);
+            };
             if found.hash.to_short() != dep.head.hash {
                 return Ok(None);
             }
@@ -333,15 +353,26 @@ impl<'s> Txn<'s> {
             }
         }
         past.remove(&own);
-        Ok(Some(past.into_iter().map(|(log, seq)| PastEntry { log, seq }).collect()))
+        Ok(Some(
+            past.into_iter()
+                .map(|(log, seq)| PastEntry { log, seq })
+                .collect(),
+        ))
     }
 
     fn roster_has(&self, segment: &VerifiedSegment) -> Result<bool, StoreError> {
-        let Some(roster) = self.store.spaces.get(&self.store.roster_space).map(|s| s.no) else {
+        let Some(roster) = self
+            .store
+            .spaces
+            .get(&self.store.roster_space)
+            .map(|s| s.no)
+        else {
             return Ok(segment.header().roster_deps.is_empty());
         };
         for dep in &segment.header().roster_deps {
-            let Some((no, record)) = self.log(roster, &dep.log)? else { return Ok(false) };
+            let Some((no, record)) = self.log(roster, &dep.log)? else {
+                return Ok(false);
+            };
             let found = self.segment_record(no, dep.head.seq)?;
             let same = found.is_some_and(|found| found.hash.to_short() == dep.head.hash);
             if record.applied < dep.head.seq || !same {
@@ -442,7 +473,9 @@ impl<'s> Txn<'s> {
         change: &[u8],
     ) -> Result<Result<(), documents::DocumentError>, StoreError> {
         let mut table = self.tx.open_table(DOCUMENTS)?;
-        let saved = table.get((space.no, &document))?.map(|bytes| bytes.value().to_vec());
+        let saved = table
+            .get((space.no, &document))?
+            .map(|bytes| bytes.value().to_vec());
         let next = match documents::apply(saved.as_deref(), change) {
             Ok(next) => next,
             Err(error) => return Ok(Err(error)),
@@ -563,7 +596,11 @@ impl<'s> Txn<'s> {
             if settled.unify.is_empty() || !self.roster().may_write(&own, space) {
                 return Ok(());
             }
-            let entries = settled.unify.iter().map(|row| Entry::Row(row.to_bytes())).collect();
+            let entries = settled
+                .unify
+                .iter()
+                .map(|row| Entry::Row(row.to_bytes()))
+                .collect();
             self.append_unsettled(space, entries, now_ms, rng)?;
         }
     }
@@ -620,18 +657,29 @@ impl<'s> Txn<'s> {
         let space_no = self.space_no(space_id)?;
         let space = self.space(space_id)?.clone();
         let epoch = space.write_epoch.ok_or(StoreError::NoKey(*space_id))?;
-        let key = space.epochs.get(&epoch).ok_or(StoreError::NoKey(*space_id))?;
+        let key = space
+            .epochs
+            .get(&epoch)
+            .ok_or(StoreError::NoKey(*space_id))?;
         let log = self.store.own_log();
         let found = self.log(space_no, &log)?;
-        let prev = found.as_ref().map(|(_, record)| (record.held, record.held_hash));
-        let highest = entries.iter().filter_map(placement_stamp).max().unwrap_or(0);
+        let prev = found
+            .as_ref()
+            .map(|(_, record)| (record.held, record.held_hash));
+        let highest = entries
+            .iter()
+            .filter_map(placement_stamp)
+            .max()
+            .unwrap_or(0);
         let draft = Draft {
             space: *space_id,
             log,
             prev,
             deps: self.heads(space_no, Some(&log))?,
             roster_deps: match self.store.spaces.get(&self.store.roster_space) {
-                Some(roster) if *space_id != self.store.roster_space => self.heads(roster.no, None)?,
+                Some(roster) if *space_id != self.store.roster_space => {
+                    self.heads(roster.no, None)?
+                }
                 _ => vec![],
             },
             clock: highest.max(self.clock(space_no)?),
@@ -653,7 +701,9 @@ impl<'s> Txn<'s> {
         let before = found.as_ref().map_or(fresh, |(_, record)| record.clone());
         let no = self.put_segment(space_no, found, &segment)?;
         let Some(past) = self.past_of(&segment, no, &before)? else {
-            return Err(StoreError::Damaged("own dependencies are not applied".into()));
+            return Err(StoreError::Damaged(
+                "own dependencies are not applied".into(),
+            ));
         };
         if *space_id == self.store.roster_space {
             let author = self.store.identity.keys.sign.id();
@@ -665,7 +715,11 @@ impl<'s> Txn<'s> {
         } else {
             self.take_own(&space, no, header.first, entries)?;
         }
-        let mut record = LogRecord { held: header.last(), held_hash: segment.hash(), ..before };
+        let mut record = LogRecord {
+            held: header.last(),
+            held_hash: segment.hash(),
+            ..before
+        };
         self.mark_applied(space_no, no, &mut record, &segment, past)
     }
 
@@ -682,7 +736,10 @@ impl<'s> Txn<'s> {
             match entry {
                 Entry::Row(bytes) => {
                     let row = Row::from_bytes(&bytes)?;
-                    let carrier = Carrier { log: no, seq: first + offset as u64 };
+                    let carrier = Carrier {
+                        log: no,
+                        seq: first + offset as u64,
+                    };
                     tree.insert(Row::id_of(&bytes), &row, &bytes, carrier)?;
                 }
                 Entry::Change { document, bytes } => changes.push((document, bytes)),
@@ -712,11 +769,15 @@ impl<'s> Txn<'s> {
         let no = self.space(space)?.no;
         let saved = {
             let table = self.tx.open_table(DOCUMENTS)?;
-            table.get((no, &document))?.map(|bytes| bytes.value().to_vec())
+            table
+                .get((no, &document))?
+                .map(|bytes| bytes.value().to_vec())
         };
         let made = documents::write(saved.as_deref(), values, rng)
             .map_err(|e| StoreError::Misuse(e.to_string()))?;
-        let Some((bytes, _)) = made else { return Ok(false) };
+        let Some((bytes, _)) = made else {
+            return Ok(false);
+        };
         self.append(space, vec![Entry::Change { document, bytes }], now_ms, rng)?;
         Ok(true)
     }
@@ -744,13 +805,17 @@ impl<'s> Txn<'s> {
         bytes: &[u8],
     ) -> Result<(), StoreError> {
         let no = self.space(space)?.no;
-        self.tx.open_table(ACKS)?.insert((no, device.as_bytes()), bytes)?;
+        self.tx
+            .open_table(ACKS)?
+            .insert((no, device.as_bytes()), bytes)?;
         Ok(())
     }
 
     fn clock(&self, space_no: u32) -> Result<Stamp, StoreError> {
         let table = self.tx.open_table(SPACES)?;
-        let Some(bytes) = table.get(space_no)? else { return Ok(0) };
+        let Some(bytes) = table.get(space_no)? else {
+            return Ok(0);
+        };
         Ok(cbor::decode::<SpaceRecord>("space record", bytes.value())?.clock)
     }
 
@@ -771,9 +836,17 @@ impl<'s> Txn<'s> {
             if except == Some(&record.id) {
                 continue;
             }
-            let Some(found) = self.segment_record(no, seq.value())? else { continue };
-            let head = Head { seq: seq.value(), hash: found.hash.to_short() };
-            heads.push(pacsync_protocol::Dep { log: record.id, head });
+            let Some(found) = self.segment_record(no, seq.value())? else {
+                continue;
+            };
+            let head = Head {
+                seq: seq.value(),
+                hash: found.hash.to_short(),
+            };
+            heads.push(pacsync_protocol::Dep {
+                log: record.id,
+                head,
+            });
         }
         heads.sort_unstable();
         Ok(heads)
@@ -791,18 +864,25 @@ impl<'s> Txn<'s> {
     }
 
     fn log(&self, space_no: u32, id: &LogId) -> Result<Option<(u32, LogRecord)>, StoreError> {
-        let found = self.logs()?.into_iter().find(|(_, r)| r.space == space_no && r.id == *id);
+        let found = self
+            .logs()?
+            .into_iter()
+            .find(|(_, r)| r.space == space_no && r.id == *id);
         Ok(found)
     }
 
     fn put_log(&self, no: u32, record: &LogRecord) -> Result<(), StoreError> {
-        self.tx.open_table(LOGS)?.insert(no, cbor::encode(record).as_slice())?;
+        self.tx
+            .open_table(LOGS)?
+            .insert(no, cbor::encode(record).as_slice())?;
         Ok(())
     }
 
     fn segment_record(&self, no: u32, last: Seq) -> Result<Option<SegmentRecord>, StoreError> {
         let table = self.tx.open_table(SEGMENT_INDEX)?;
-        let Some(bytes) = table.get((no, last))? else { return Ok(None) };
+        let Some(bytes) = table.get((no, last))? else {
+            return Ok(None);
+        };
         Ok(Some(cbor::decode("segment record", bytes.value())?))
     }
 
@@ -867,11 +947,15 @@ impl Causality for Behind<'_> {
         let look = || -> Result<bool, StoreError> {
             let table = self.tx.open_table(SEGMENT_INDEX)?;
             let mut range = table.range((later.log, later.seq)..=(later.log, Seq::MAX))?;
-            let Some(item) = range.next() else { return Ok(false) };
+            let Some(item) = range.next() else {
+                return Ok(false);
+            };
             let record: SegmentRecord = cbor::decode("segment record", item?.1.value())?;
-            Ok(record.past.iter().any(|p| p.log == earlier.log && p.seq >= earlier.seq))
+            Ok(record
+                .past
+                .iter()
+                .any(|p| p.log == earlier.log && p.seq >= earlier.seq))
         };
         look().unwrap_or(false)
     }
 }
-

@@ -29,7 +29,10 @@ impl Device {
     pub(super) fn keep_ack(&mut self, ack: VerifiedAck) -> Result<(), StoreError> {
         let key = (ack.ack().space, ack.ack().device);
         let known = self.store.roster().member(&key.1).is_some();
-        let newer = self.acks.get(&key).is_none_or(|b| b.ack().time_ms < ack.ack().time_ms);
+        let newer = self
+            .acks
+            .get(&key)
+            .is_none_or(|b| b.ack().time_ms < ack.ack().time_ms);
         if !known || !newer || self.store.space(&key.0).is_err() {
             return Ok(());
         }
@@ -41,7 +44,10 @@ impl Device {
     }
 
     pub(super) fn ack_later(&mut self, space: SpaceId, now: Now) {
-        let wanted = self.peers.values().any(|peer| peer.acks_wanted.contains_key(&space));
+        let wanted = self
+            .peers
+            .values()
+            .any(|peer| peer.acks_wanted.contains_key(&space));
         let at = if wanted { now.ms } else { now.ms + TELL_MS };
         let due = self.own_acks_due.entry(space).or_insert(at);
         *due = (*due).min(at);
@@ -49,7 +55,9 @@ impl Device {
 
     /// This device's word on a space, if its disk shows what the tree says.
     fn own_ack(&self, space: &SpaceId, now: Now) -> Result<Option<VerifiedAck>, StoreError> {
-        let Some(worktree) = self.worktrees.get(space) else { return Ok(None) };
+        let Some(worktree) = self.worktrees.get(space) else {
+            return Ok(None);
+        };
         let vector = self.store.applied(space)?;
         if !worktree.is_applied() || !vector.covers(&self.store.held(space)?) {
             return Ok(None);
@@ -104,7 +112,14 @@ impl Device {
                 if token.is_some() {
                     acks.extend(others.iter().cloned());
                 }
-                self.feed(conn, Input::Acks { acks, answers: token }, now)?;
+                self.feed(
+                    conn,
+                    Input::Acks {
+                        acks,
+                        answers: token,
+                    },
+                    now,
+                )?;
             }
             self.acks.insert((space, own), ack);
         }
@@ -117,7 +132,9 @@ impl Device {
         space: &SpaceId,
         device: &DeviceId,
     ) -> Result<bool, StoreError> {
-        let Some(ack) = self.acks.get(&(*space, *device)) else { return Ok(false) };
+        let Some(ack) = self.acks.get(&(*space, *device)) else {
+            return Ok(false);
+        };
         let held = self.store.held(space)?;
         Ok(ack.ack().vector.covers(&held) && held.covers(&ack.ack().vector))
     }

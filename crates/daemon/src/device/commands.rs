@@ -43,7 +43,12 @@ impl Device {
                 let result = self.forget(&paths, now);
                 let _ = reply.send(result);
             }
-            Command::Ls { path, after, limit, reply } => {
+            Command::Ls {
+                path,
+                after,
+                limit,
+                reply,
+            } => {
                 let _ = reply.send(self.ls(path.as_deref(), after.as_deref(), limit));
             }
             Command::SpaceCreate { name, at, reply } => {
@@ -59,8 +64,11 @@ impl Device {
                 let _ = reply.send(self.report(result));
             }
             Command::SpaceLs { reply } => {
-                let spaces: Result<Vec<_>, _> =
-                    self.store.spaces().map(|space| self.space_status(&space.id)).collect();
+                let spaces: Result<Vec<_>, _> = self
+                    .store
+                    .spaces()
+                    .map(|space| self.space_status(&space.id))
+                    .collect();
                 let result = spaces.map(|spaces| SpaceList { spaces });
                 let _ = reply.send(result.map_err(|e| store_error(&e)));
             }
@@ -79,7 +87,11 @@ impl Device {
                 }
                 self.waiters.push(Waiter::Scan { reply, clock });
             }
-            Command::Wait { timeout, device, reply } => {
+            Command::Wait {
+                timeout,
+                device,
+                reply,
+            } => {
                 let device = match device.map(|name| self.device_by_name(&name)).transpose() {
                     Ok(device) => device,
                     Err(error) => {
@@ -102,7 +114,11 @@ impl Device {
                     next_ms: now.ms,
                 }));
             }
-            Command::Deletes { space, action, reply } => {
+            Command::Deletes {
+                space,
+                action,
+                reply,
+            } => {
                 let result = self.deletes(space.as_deref(), action, now);
                 let _ = reply.send(result);
             }
@@ -138,7 +154,11 @@ impl Device {
             return;
         }
         self.add_address(address, now);
-        self.waiters.push(Waiter::Connect { address, until_ms: now.ms + CONNECT_MS, reply });
+        self.waiters.push(Waiter::Connect {
+            address,
+            until_ms: now.ms + CONNECT_MS,
+            reply,
+        });
     }
 
     fn report(&self, result: Result<SpaceId, CommandError>) -> Result<SpaceReport, CommandError> {
@@ -156,11 +176,15 @@ impl Device {
             .collect();
         match found.as_slice() {
             [device] => Ok(*device),
-            [] => Err(CommandError::failed(format!("no other device is called {name:?}"))
-                .with_hint("`pacsync devices` lists them")),
-            several => Err(CommandError::usage(format!("{name:?} fits several devices"))
-                .with_hint("use the id")
-                .with_items(several.iter().map(ToString::to_string))),
+            [] => Err(
+                CommandError::failed(format!("no other device is called {name:?}"))
+                    .with_hint("`pacsync devices` lists them"),
+            ),
+            several => Err(
+                CommandError::usage(format!("{name:?} fits several devices"))
+                    .with_hint("use the id")
+                    .with_items(several.iter().map(ToString::to_string)),
+            ),
         }
     }
 
@@ -172,7 +196,10 @@ impl Device {
         let resolved = path
             .parent()
             .and_then(|dir| std::fs::canonicalize(dir).ok())
-            .map(|dir| path.file_name().map_or_else(|| dir.clone(), |name| dir.join(name)));
+            .map(|dir| {
+                path.file_name()
+                    .map_or_else(|| dir.clone(), |name| dir.join(name))
+            });
         let whole = std::fs::canonicalize(path).ok();
         for candidate in [Some(direct), resolved, whole].into_iter().flatten() {
             let nearest = roots
@@ -180,19 +207,22 @@ impl Device {
                 .filter_map(|(root, space)| Some((root, space, candidate.strip_prefix(root).ok()?)))
                 .max_by_key(|(root, _, _)| root.as_os_str().len());
             if let Some((_, space, rest)) = nearest {
-                let rest = RelPath::from_bytes(rest.as_os_str().as_bytes()).map_err(|e| {
-                    CommandError::usage(format!("{}: {e}", path.display()))
-                })?;
+                let rest = RelPath::from_bytes(rest.as_os_str().as_bytes())
+                    .map_err(|e| CommandError::usage(format!("{}: {e}", path.display())))?;
                 return Ok((*space, rest));
             }
         }
-        Err(CommandError::usage(format!("{} is in no space of this device", path.display()))
-            .with_hint("`pacsync space ls` shows the roots")
-            .with_items(roots.keys().map(|root| root.display().to_string())))
+        Err(
+            CommandError::usage(format!("{} is in no space of this device", path.display()))
+                .with_hint("`pacsync space ls` shows the roots")
+                .with_items(roots.keys().map(|root| root.display().to_string())),
+        )
     }
 
     fn in_home(&self, paths: &[PathBuf]) -> Result<Vec<RelPath>, CommandError> {
-        let root = self.root_of(&self.home_space).map_err(|e| store_error(&e))?;
+        let root = self
+            .root_of(&self.home_space)
+            .map_err(|e| store_error(&e))?;
         paths
             .iter()
             .map(|path| match self.place_of(path)? {
@@ -216,8 +246,10 @@ impl Device {
         let found = self.in_home(paths).and_then(|rests| {
             for (path, rest) in paths.iter().zip(&rests) {
                 if std::fs::symlink_metadata(path).is_err() && self.lookup(rest).is_none() {
-                    return Err(CommandError::failed(format!("{} is not there", path.display()))
-                        .with_hint("check the path; nothing was changed"));
+                    return Err(
+                        CommandError::failed(format!("{} is not there", path.display()))
+                            .with_hint("check the path; nothing was changed"),
+                    );
                 }
             }
             Ok(rests)
@@ -235,7 +267,10 @@ impl Device {
                 worktree.request_scan(rest.clone(), now);
             }
         }
-        let paths = rests.iter().map(|rest| TextPath::from_bytes(rest.as_bytes())).collect();
+        let paths = rests
+            .iter()
+            .map(|rest| TextPath::from_bytes(rest.as_bytes()))
+            .collect();
         self.waiters.push(Waiter::Add { paths, reply });
         Ok(())
     }
@@ -244,7 +279,10 @@ impl Device {
         let space = self.store.space(&self.home_space).ok()?;
         let tx = self.store.read().ok()?;
         let tree = TreeReader::open(&tx, space.no).ok()?;
-        let names: Vec<Name> = path.names().filter_map(|name| Name::new(name).ok()).collect();
+        let names: Vec<Name> = path
+            .names()
+            .filter_map(|name| Name::new(name).ok())
+            .collect();
         tree.lookup(&names).ok().flatten()
     }
 
@@ -254,17 +292,14 @@ impl Device {
         tracked: bool,
         now: Now,
     ) -> Result<(), StoreError> {
-        let values: Settings =
-            paths.iter().map(|path| (Tracking::key(path), Setting::Flag(tracked))).collect();
+        let values: Settings = paths
+            .iter()
+            .map(|path| (Tracking::key(path), Setting::Flag(tracked)))
+            .collect();
         let space = self.home_space;
         let mut txn = self.store.begin()?;
-        let changed = txn.write_document(
-            &space,
-            settings_id(&space),
-            &values,
-            now.ms,
-            &mut *self.rng,
-        )?;
+        let changed =
+            txn.write_document(&space, settings_id(&space), &values, now.ms, &mut *self.rng)?;
         if changed {
             let committed = txn.commit()?;
             self.committed(committed, None, now)?;
@@ -281,13 +316,19 @@ impl Device {
         let tracking = Tracking::from_settings(&settings);
         for (path, rest) in paths.iter().zip(&rests) {
             if !tracking.is_tracked(rest) {
-                return Err(CommandError::failed(format!("{} is not tracked", path.display()))
-                    .with_hint("`pacsync ls` shows what is"));
+                return Err(
+                    CommandError::failed(format!("{} is not tracked", path.display()))
+                        .with_hint("`pacsync ls` shows what is"),
+                );
             }
         }
-        self.set_tracked(&rests, false, now).map_err(|e| store_error(&e))?;
+        self.set_tracked(&rests, false, now)
+            .map_err(|e| store_error(&e))?;
         Ok(ForgetReport {
-            forgotten: rests.iter().map(|rest| TextPath::from_bytes(rest.as_bytes())).collect(),
+            forgotten: rests
+                .iter()
+                .map(|rest| TextPath::from_bytes(rest.as_bytes()))
+                .collect(),
         })
     }
 
@@ -327,9 +368,16 @@ impl Device {
             let tx = self.store.read()?;
             let tree = TreeReader::open(&tx, no)?;
             let index = IndexReader::new(&tx, no);
-            let mut walk = TreeWalk { tree: &tree, index: &index, after: after.as_ref(), limit };
+            let mut walk = TreeWalk {
+                tree: &tree,
+                index: &index,
+                after: after.as_ref(),
+                limit,
+            };
             let names: Vec<Name> = prefix.names().filter_map(|n| Name::new(n).ok()).collect();
-            let Some(node) = tree.lookup(&names)? else { return Ok((vec![], false, false)) };
+            let Some(node) = tree.lookup(&names)? else {
+                return Ok((vec![], false, false));
+            };
             let mut entries = vec![];
             let more = walk.list(node, &prefix, &mut entries)?;
             Ok((entries, more, true))
@@ -345,11 +393,18 @@ impl Device {
         }
         let mut tracked = vec![];
         if space == self.home_space && after.is_none() {
-            let settings =
-                self.store.document(&space, &settings_id(&space)).map_err(|e| store_error(&e))?;
-            tracked.extend(Tracking::from_settings(&settings).entries().map(|(path, yes)| {
-                Tracked { path: TextPath::from_bytes(path.as_bytes()), tracked: yes }
-            }));
+            let settings = self
+                .store
+                .document(&space, &settings_id(&space))
+                .map_err(|e| store_error(&e))?;
+            tracked.extend(
+                Tracking::from_settings(&settings)
+                    .entries()
+                    .map(|(path, yes)| Tracked {
+                        path: TextPath::from_bytes(path.as_bytes()),
+                        tracked: yes,
+                    }),
+            );
         }
         let root = self.root_of(&space).map_err(|e| store_error(&e))?;
         Ok(Listing {
@@ -376,11 +431,21 @@ impl Device {
             .collect();
         let mut held = vec![];
         for space in &spaces {
-            let Some(worktree) = self.worktrees.get(space) else { continue };
+            let Some(worktree) = self.worktrees.get(space) else {
+                continue;
+            };
             let name = self.space_name(space);
             let both = [
-                (&worktree.held().local, HeldDirection::ToPeers, "gone from this disk at once"),
-                (&worktree.held().remote, HeldDirection::ToDisk, "deleted elsewhere at once"),
+                (
+                    &worktree.held().local,
+                    HeldDirection::ToPeers,
+                    "gone from this disk at once",
+                ),
+                (
+                    &worktree.held().remote,
+                    HeldDirection::ToDisk,
+                    "deleted elsewhere at once",
+                ),
             ];
             for (nodes, direction, why) in both {
                 if nodes.is_empty() {
@@ -401,7 +466,8 @@ impl Device {
         }
         if action != DeletesAction::List {
             for space in spaces {
-                self.settle_deletes(space, action, now).map_err(|e| store_error(&e))?;
+                self.settle_deletes(space, action, now)
+                    .map_err(|e| store_error(&e))?;
             }
         }
         Ok(DeletesReport { action, held })
@@ -413,7 +479,9 @@ impl Device {
         action: DeletesAction,
         now: Now,
     ) -> Result<(), StoreError> {
-        let Some(worktree) = self.worktrees.get_mut(&space) else { return Ok(()) };
+        let Some(worktree) = self.worktrees.get_mut(&space) else {
+            return Ok(());
+        };
         let mut cx = Context {
             store: &mut self.store,
             packs: &mut self.packs,
@@ -435,12 +503,21 @@ impl Device {
     fn doctor(&self) -> Result<DoctorReport, StoreError> {
         let mut checks = vec![];
         let mut add = |name: String, result, detail: String, hint: Option<&str>| {
-            checks.push(Check { name, result, detail, hint: hint.map(Into::into) });
+            checks.push(Check {
+                name,
+                result,
+                detail,
+                hint: hint.map(Into::into),
+            });
         };
         let listen = self.transport.addresses();
         add(
             "network".into(),
-            if listen.is_empty() { CheckResult::Warn } else { CheckResult::Ok },
+            if listen.is_empty() {
+                CheckResult::Warn
+            } else {
+                CheckResult::Ok
+            },
             format!("listens on {} addresses", listen.len()),
             None,
         );
@@ -462,7 +539,10 @@ impl Device {
             let (result, detail) = if lacks.is_empty() {
                 (CheckResult::Ok, "keeps all that pacsync needs".to_owned())
             } else {
-                (CheckResult::Warn, format!("does not keep: {}", lacks.join(", ")))
+                (
+                    CheckResult::Warn,
+                    format!("does not keep: {}", lacks.join(", ")),
+                )
             };
             let name = format!("root of {} ({})", self.space_name(space), root.display());
             add(name, result, detail, None);
@@ -484,7 +564,9 @@ impl Device {
 }
 
 fn misplaced<T>(reply: Reply<T>) {
-    let _ = reply.send(Err(CommandError::failed("not a command of the device's core")));
+    let _ = reply.send(Err(CommandError::failed(
+        "not a command of the device's core",
+    )));
 }
 
 /// Resolves `.` and `..` by name, without looking at the disk.
@@ -547,7 +629,9 @@ impl TreeWalk<'_> {
     }
 
     fn entry(&self, node: NodeId, path: &RelPath) -> Result<Option<Entry>, StoreError> {
-        let Some(state) = self.tree.node(&node)? else { return Ok(None) };
+        let Some(state) = self.tree.node(&node)? else {
+            return Ok(None);
+        };
         let kind = match state.kind {
             Kind::Dir => EntryKind::Dir,
             Kind::File => EntryKind::File,
@@ -570,4 +654,3 @@ impl TreeWalk<'_> {
         }))
     }
 }
-

@@ -79,7 +79,11 @@ impl Dialer {
     }
 
     pub(super) fn next_due(&self) -> Option<u64> {
-        self.targets.values().filter(|t| !t.busy).map(|t| t.next_ms).min()
+        self.targets
+            .values()
+            .filter(|t| !t.busy)
+            .map(|t| t.next_ms)
+            .min()
     }
 
     fn due(&mut self, now_ms: u64) -> Vec<(SocketAddr, Option<DeviceId>)> {
@@ -128,9 +132,10 @@ impl Device {
 
     pub(super) fn dial(&mut self, now: Now) {
         for (address, device) in self.dialer.due(now.ms) {
-            let connected = self.peers.values().any(|peer| {
-                Some(peer.device) == device || peer.address == address
-            });
+            let connected = self
+                .peers
+                .values()
+                .any(|peer| Some(peer.device) == device || peer.address == address);
             if connected {
                 self.dialer.put_off(&address, now.ms + BACKOFF_MAX_MS);
             } else {

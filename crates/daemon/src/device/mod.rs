@@ -24,7 +24,7 @@ use pacsync_protocol::{DeviceId, SpaceId};
 use pacsync_store::content::packs::PackStore;
 use pacsync_store::{Committed, Store, StoreError};
 
-use crate::control::api::EventKind;
+use crate::control::api::{EventKind, TextPath};
 use crate::disk::{Disk, DiskError, FsEvent};
 use crate::home::{Config, Home};
 use crate::net::{CloseCode, ConnId, Lane};
@@ -94,6 +94,8 @@ pub struct Device {
     last_seen: BTreeMap<DeviceId, u64>,
     was_in_sync: bool,
     shown_problems: BTreeSet<Vec<u8>>,
+    /// Conflicts and held deletes by space, as last told.
+    shown_counts: BTreeMap<SpaceId, (u64, u64)>,
     started_ms: u64,
     next_request: u64,
     config_changed: bool,
@@ -126,6 +128,7 @@ impl Device {
             last_seen: BTreeMap::new(),
             was_in_sync: false,
             shown_problems: BTreeSet::new(),
+            shown_counts: BTreeMap::new(),
             started_ms: now.ms,
             next_request: 1,
             config_changed: false,
@@ -157,7 +160,9 @@ impl Device {
         let mut more = false;
         let spaces: Vec<SpaceId> = self.worktrees.keys().copied().collect();
         for space in spaces {
-            let Some(worktree) = self.worktrees.get_mut(&space) else { continue };
+            let Some(worktree) = self.worktrees.get_mut(&space) else {
+                continue;
+            };
             if !worktree.is_busy(now) {
                 continue;
             }
@@ -169,7 +174,18 @@ impl Device {
             };
             let progress = worktree.step(&mut cx)?;
             more |= progress.more;
+            for path in progress.applied {
+                let name = self.space_name(&space);
+                let path = TextPath::from_bytes(path.as_bytes());
+                self.event(EventKind::Applied { space: name, path });
+            }
             for committed in progress.committed {
+                let changes = committed.segments.iter().filter(|s| s.space == space);
+                let changes: u64 = changes.map(|segment| segment.entries).sum();
+                if changes > 0 {
+                    let space = self.space_name(&space);
+                    self.event(EventKind::Recorded { space, changes });
+                }
                 self.committed(committed, None, now)?;
             }
             self.ack_later(space, now);
@@ -189,7 +205,10 @@ impl Device {
             let fetch = worktree.next_request_due();
             [worktree.next_due(), fetch].into_iter().flatten().min()
         });
-        let sessions = self.peers.values().filter_map(|peer| peer.session.poll_timeout());
+        let sessions = self
+            .peers
+            .values()
+            .filter_map(|peer| peer.session.poll_timeout());
         let unopened = self.unopened.values().map(|(_, at)| *at);
         let acks = self.own_acks_due.values().copied();
         let waiters = self.waiters.iter().filter_map(Waiter::next_due);
@@ -223,7 +242,11 @@ impl Device {
     ) -> Result<(), StoreError> {
         let own = self.store.own_log();
         for segment in &committed.segments {
-            let origin = if segment.log == own { Origin::Own } else { Origin::Elsewhere };
+            let origin = if segment.log == own {
+                Origin::Own
+            } else {
+                Origin::Elsewhere
+            };
             let conns: Vec<ConnId> = self.peers.keys().copied().collect();
             for conn in conns {
                 if Some(conn) == from && segment.log != own {
@@ -292,7 +315,11 @@ impl Device {
 impl Device {
     /// Keys of the roster, for the network's handshakes.
     pub fn members(&self) -> Vec<DeviceId> {
-        self.store.roster().members().map(|(device, _)| *device).collect()
+        self.store
+            .roster()
+            .members()
+            .map(|(device, _)| *device)
+            .collect()
     }
 
     /// Events of a disk were lost: everything is looked at again.

@@ -23,6 +23,8 @@ use crate::worktree::{Context, Now, read_for_peer};
 const LOW_MARK: u64 = 256 << 10;
 /// Requests under way to one peer.
 const REQUESTS_MAX: usize = 8;
+/// Two connections that were opened within this time crossed each other.
+const CROSSED_MS: u64 = 2_000;
 /// A peer that stays unknown for so long is let go.
 const UNKNOWN_MAX_MS: u64 = 30_000;
 
@@ -90,20 +92,27 @@ impl Device {
         self.dialer.connected(address, device);
         self.waiters_connected(address, device);
         let own = self.store.identity().keys.id();
-        let other = self.peers.iter().find(|(_, p)| p.device == device).map(|(c, p)| (*c, p.direction));
-        if let Some((other, before)) = other {
-            // Both sides connected at once: the one that the lesser id opened stays. Twice the
-            // same way: the older one is dead without knowing it.
+        let other = self
+            .peers
+            .iter()
+            .find(|(_, peer)| peer.device == device)
+            .map(|(conn, peer)| (*conn, peer.direction, peer.since_ms));
+        if let Some((other, before, since_ms)) = other {
+            // Both sides connected at once: the one that the lesser id opened stays. Otherwise
+            // the older one is dead without knowing it: who has a live one does not dial.
             let opened_by_lesser = |direction: Direction| match direction {
                 Direction::Outgoing => own < device,
                 Direction::Incoming => device < own,
             };
-            let keep_old = before != direction && opened_by_lesser(before);
+            let crossed = before != direction && now.ms < since_ms + CROSSED_MS;
+            let keep_old = crossed && opened_by_lesser(before);
             if keep_old {
-                self.transport.close(conn, CloseCode::Superseded, "another connection is kept");
+                self.transport
+                    .close(conn, CloseCode::Superseded, "another connection is kept");
                 return Ok(());
             }
-            self.transport.close(other, CloseCode::Superseded, "another connection is kept");
+            self.transport
+                .close(other, CloseCode::Superseded, "another connection is kept");
             self.drop_peer(other);
         }
         let session = Session::new(
@@ -115,7 +124,12 @@ impl Device {
                 },
                 features: 0,
                 agent: concat!("pacsync/", env!("CARGO_PKG_VERSION")).into(),
-                addresses: self.transport.addresses().iter().map(ToString::to_string).collect(),
+                addresses: self
+                    .transport
+                    .addresses()
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
             },
             now.ms,
         );
@@ -137,7 +151,11 @@ impl Device {
             self.config_changed = true;
         }
         let name = self.device_name(&device);
-        self.event(EventKind::PeerConnected { device: device.to_string(), name, address });
+        self.event(EventKind::PeerConnected {
+            device: device.to_string(),
+            name,
+            address,
+        });
         self.open_session_spaces(conn, now)?;
         self.pump(conn, now)
     }
@@ -156,7 +174,9 @@ impl Device {
 
     /// A connection is over.
     pub fn closed(&mut self, conn: ConnId, why: &str, now: Now) {
-        let Some(peer) = self.drop_peer(conn) else { return };
+        let Some(peer) = self.drop_peer(conn) else {
+            return;
+        };
         tracing::info!(device = %peer.device.short(), why, "disconnected");
         self.last_seen.insert(peer.device, now.ms);
         self.dialer.lost(&peer.device, now.ms);
@@ -182,7 +202,14 @@ impl Device {
         if let Some(peer) = self.peers.get(&conn) {
             self.last_seen.insert(peer.device, now.ms);
         }
-        self.feed(conn, Input::Frame { lane: wire_lane(lane), bytes }, now)
+        self.feed(
+            conn,
+            Input::Frame {
+                lane: wire_lane(lane),
+                bytes,
+            },
+            now,
+        )
     }
 
     /// A lane's queue in the network has drained.
@@ -190,28 +217,38 @@ impl Device {
     /// # Errors
     /// [`StoreError`].
     pub fn drained(&mut self, conn: ConnId, lane: Lane, now: Now) -> Result<(), StoreError> {
-        let Some(peer) = self.peers.get_mut(&conn) else { return Ok(()) };
-        let Some(queued) = peer.queued.get_mut(lane_at(lane)) else { return Ok(()) };
+        let Some(peer) = self.peers.get_mut(&conn) else {
+            return Ok(());
+        };
+        let Some(queued) = peer.queued.get_mut(lane_at(lane)) else {
+            return Ok(());
+        };
         let bytes = queued.saturating_sub(LOW_MARK);
         *queued = (*queued).min(LOW_MARK);
-        self.feed(conn, Input::Drained { lane: wire_lane(lane), bytes }, now)
+        self.feed(
+            conn,
+            Input::Drained {
+                lane: wire_lane(lane),
+                bytes,
+            },
+            now,
+        )
     }
 
-    pub(super) fn feed(
-        &mut self,
-        conn: ConnId,
-        input: Input,
-        now: Now,
-    ) -> Result<(), StoreError> {
-        let Some(peer) = self.peers.get_mut(&conn) else { return Ok(()) };
+    pub(super) fn feed(&mut self, conn: ConnId, input: Input, now: Now) -> Result<(), StoreError> {
+        let Some(peer) = self.peers.get_mut(&conn) else {
+            return Ok(());
+        };
         peer.session.handle(now.ms, input);
         self.pump(conn, now)
     }
 
     /// Does what a session asks for until it asks for nothing.
     fn pump(&mut self, conn: ConnId, now: Now) -> Result<(), StoreError> {
-        while let Some(output) =
-            self.peers.get_mut(&conn).and_then(|peer| peer.session.poll_output())
+        while let Some(output) = self
+            .peers
+            .get_mut(&conn)
+            .and_then(|peer| peer.session.poll_output())
         {
             self.answer(conn, output, now)?;
         }
@@ -220,7 +257,9 @@ impl Device {
 
     /// Opens with a peer every space that both may hold.
     pub(super) fn open_session_spaces(&mut self, conn: ConnId, now: Now) -> Result<(), StoreError> {
-        let Some(peer) = self.peers.get(&conn) else { return Ok(()) };
+        let Some(peer) = self.peers.get(&conn) else {
+            return Ok(());
+        };
         let own = self.store.identity().keys.id();
         let mut spaces = vec![self.store.roster_space()];
         if peer.standing == PeerStanding::Known {
@@ -230,10 +269,13 @@ impl Device {
             }));
         }
         for space in spaces {
-            let Some(peer) = self.peers.get_mut(&conn) else { return Ok(()) };
+            let Some(peer) = self.peers.get_mut(&conn) else {
+                return Ok(());
+            };
             if peer.open.insert(space) {
                 let vector = self.store.held(&space)?;
-                peer.session.handle(now.ms, Input::SpaceOpen { space, vector });
+                peer.session
+                    .handle(now.ms, Input::SpaceOpen { space, vector });
             }
         }
         Ok(())
@@ -242,7 +284,9 @@ impl Device {
     pub(super) fn roster_changed(&mut self, now: Now) -> Result<(), StoreError> {
         let conns: Vec<ConnId> = self.peers.keys().copied().collect();
         for conn in conns {
-            let Some(peer) = self.peers.get_mut(&conn) else { continue };
+            let Some(peer) = self.peers.get_mut(&conn) else {
+                continue;
+            };
             let known = self.store.roster().member(&peer.device).is_some();
             if known && peer.standing == PeerStanding::Unknown {
                 peer.standing = PeerStanding::Known;
@@ -255,24 +299,38 @@ impl Device {
     }
 
     fn answer(&mut self, conn: ConnId, output: Output, now: Now) -> Result<(), StoreError> {
-        let Some(peer) = self.peers.get_mut(&conn) else { return Ok(()) };
+        let Some(peer) = self.peers.get_mut(&conn) else {
+            return Ok(());
+        };
         match output {
             Output::Send { lane, bytes } => {
                 let lane = lane_of(lane);
                 let len = bytes.len() as u64;
                 let waiting = self.transport.send(conn, lane, bytes).unwrap_or(0);
-                let Some(queued) = peer.queued.get_mut(lane_at(lane)) else { return Ok(()) };
+                let Some(queued) = peer.queued.get_mut(lane_at(lane)) else {
+                    return Ok(());
+                };
                 let drained = (*queued + len).saturating_sub(waiting);
                 *queued = waiting;
                 if drained > 0 {
-                    let input = Input::Drained { lane: wire_lane(lane), bytes: drained };
+                    let input = Input::Drained {
+                        lane: wire_lane(lane),
+                        bytes: drained,
+                    };
                     peer.session.handle(now.ms, input);
                 }
                 Ok(())
             }
             Output::Established { addresses, .. } => {
-                for address in addresses.iter().filter_map(|a| a.parse::<SocketAddr>().ok()) {
-                    if self.config.known.get(&peer.device).is_none_or(|k| k.len() < 4)
+                for address in addresses
+                    .iter()
+                    .filter_map(|a| a.parse::<SocketAddr>().ok())
+                {
+                    if self
+                        .config
+                        .known
+                        .get(&peer.device)
+                        .is_none_or(|k| k.len() < 4)
                         && self.config.remember(peer.device, address)
                     {
                         self.config_changed = true;
@@ -281,14 +339,31 @@ impl Device {
                 self.retry_content();
                 Ok(())
             }
-            Output::Load { space, log, after, bytes_max } => {
+            Output::Load {
+                space,
+                log,
+                after,
+                bytes_max,
+            } => {
                 let input = self.load(space, log, after, bytes_max)?;
                 self.feed_later(conn, input, now)
             }
-            Output::Store { store, space, segments } => {
+            Output::Store {
+                store,
+                space,
+                segments,
+            } => {
                 let device = peer.device;
                 let (entries, refused, committed) = self.ingest(space, &device, segments, now)?;
-                self.feed_later(conn, Input::Stored { store, entries, refused }, now)?;
+                self.feed_later(
+                    conn,
+                    Input::Stored {
+                        store,
+                        entries,
+                        refused,
+                    },
+                    now,
+                )?;
                 self.committed(committed, Some(conn), now)
             }
             Output::PeerVector { .. } => {
@@ -302,9 +377,17 @@ impl Device {
                 self.own_acks_due.insert(space, now.ms);
                 Ok(())
             }
-            Output::Arrived { request, space, items } => {
-                let Some((_, what)) = peer.requests.get(&request).cloned() else { return Ok(()) };
-                let Some(worktree) = self.worktrees.get_mut(&space) else { return Ok(()) };
+            Output::Arrived {
+                request,
+                space,
+                items,
+            } => {
+                let Some((_, what)) = peer.requests.get(&request).cloned() else {
+                    return Ok(());
+                };
+                let Some(worktree) = self.worktrees.get_mut(&space) else {
+                    return Ok(());
+                };
                 let mut cx = Context {
                     store: &mut self.store,
                     packs: &mut self.packs,
@@ -325,7 +408,12 @@ impl Device {
                 }
                 Ok(())
             }
-            Output::Read { request, space, what, bytes_max } => {
+            Output::Read {
+                request,
+                space,
+                what,
+                bytes_max,
+            } => {
                 let allowed = self.store.roster().may_hold(&peer.device, &space);
                 let items = match self.worktrees.get_mut(&space) {
                     Some(worktree) if allowed => {
@@ -377,10 +465,13 @@ impl Device {
         let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
         let (segments, _) = self.store.segments(&space, &log, from, bytes_max)?;
         let segments = segments.iter().filter_map(|bytes| loaded(bytes)).collect();
-        Ok(Input::SegmentsLoaded { space, log, segments })
+        Ok(Input::SegmentsLoaded {
+            space,
+            log,
+            segments,
+        })
     }
 
-    #[expect(clippy::type_complexity, reason = "three answers of one transaction")]
     fn ingest(
         &mut self,
         space: SpaceId,
@@ -422,22 +513,28 @@ impl Device {
         let held = self.store.held(&space)?;
         let entries = logs
             .into_iter()
-            .filter_map(|log| Some(Dep { log, head: held.get(&log)? }))
+            .filter_map(|log| {
+                Some(Dep {
+                    log,
+                    head: held.get(&log)?,
+                })
+            })
             .collect();
         Ok((entries, refused, committed))
     }
 
-    fn take_acks(
-        &mut self,
-        conn: ConnId,
-        acks: Vec<Vec<u8>>,
-        now: Now,
-    ) -> Result<(), StoreError> {
+    fn take_acks(&mut self, conn: ConnId, acks: Vec<Vec<u8>>, now: Now) -> Result<(), StoreError> {
         for bytes in acks {
             match VerifiedAck::from_bytes(&bytes) {
                 Ok(ack) => self.keep_ack(ack)?,
                 Err(error) => {
-                    self.feed_later(conn, Input::Misbehaved { why: error.to_string() }, now)?;
+                    self.feed_later(
+                        conn,
+                        Input::Misbehaved {
+                            why: error.to_string(),
+                        },
+                        now,
+                    )?;
                 }
             }
         }
@@ -475,8 +572,12 @@ impl Device {
                     .min_by_key(|(_, peer)| peer.requests.len())
                     .map(|(conn, _)| *conn);
                 let Some(conn) = free else { break };
-                let Some(worktree) = self.worktrees.get_mut(&space) else { break };
-                let Some(request) = worktree.next_request(now.ms) else { break };
+                let Some(worktree) = self.worktrees.get_mut(&space) else {
+                    break;
+                };
+                let Some(request) = worktree.next_request(now.ms) else {
+                    break;
+                };
                 let number = self.next_request;
                 self.next_request += 1;
                 if let Some(peer) = self.peers.get_mut(&conn) {
@@ -513,7 +614,8 @@ impl Device {
             .map(|(conn, _)| *conn)
             .collect();
         for conn in stale {
-            self.transport.close(conn, CloseCode::Refused, "not in the roster");
+            self.transport
+                .close(conn, CloseCode::Refused, "not in the roster");
             self.closed(conn, "not in the roster", now);
         }
         Ok(())

@@ -55,13 +55,17 @@ impl Device {
     }
 
     pub(super) fn attachment(&self, space: &SpaceId) -> Result<Option<Attachment>, StoreError> {
-        let Ok(found) = self.store.space(space) else { return Ok(None) };
+        let Ok(found) = self.store.space(space) else {
+            return Ok(None);
+        };
         let tx = self.store.read()?;
         IndexReader::new(&tx, found.no).attachment()
     }
 
     fn open_space(&mut self, space: SpaceId, now: Now) -> Result<(), StoreError> {
-        let Some(attachment) = self.attachment(&space)? else { return Ok(()) };
+        let Some(attachment) = self.attachment(&space)? else {
+            return Ok(());
+        };
         let root = PathBuf::from(OsStr::from_bytes(&attachment.root));
         let own_home = std::fs::symlink_metadata(self.home.path())
             .ok()
@@ -75,10 +79,12 @@ impl Device {
                     rng: &mut *self.rng,
                     now,
                 };
-                Worktree::open(space, disk, tracking, own_home, &mut cx).map_err(|error| match error {
-                    crate::worktree::OpenError::Store(error) => Err(error),
-                    other => Ok(other.to_string()),
-                })
+                Worktree::open(space, disk, tracking, own_home, &mut cx).map_err(
+                    |error| match error {
+                        crate::worktree::OpenError::Store(error) => Err(error),
+                        other => Ok(other.to_string()),
+                    },
+                )
             }
             Err(error) if error.is_not_found() => Err(Ok(format!(
                 "the root directory {} is missing: bring it back; nothing is deleted elsewhere",
@@ -132,7 +138,9 @@ impl Device {
             .map(|(space, _)| *space)
             .collect();
         for space in joining {
-            let Some(mut attachment) = self.attachment(&space)? else { continue };
+            let Some(mut attachment) = self.attachment(&space)? else {
+                continue;
+            };
             if attachment.awaits_sponsor {
                 let sponsor = self
                     .peers
@@ -214,12 +222,18 @@ impl Device {
             txn.commit()
         })()
         .map_err(|error: StoreError| error.to_string())?;
-        self.committed(committed, None, now).map_err(|error| error.to_string())?;
+        self.committed(committed, None, now)
+            .map_err(|error| error.to_string())?;
         self.event(EventKind::DeviceEnrolled {
             device: peer.device.id.to_string(),
             name: peer.name.to_string(),
         });
-        let addresses = self.transport.addresses().iter().map(ToString::to_string).collect();
+        let addresses = self
+            .transport
+            .addresses()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         home::welcome(&self.store, &self.home_space, peer.role, addresses)
             .map_err(|error| error.to_string())
     }
@@ -257,9 +271,11 @@ impl Device {
             [space] => Ok(*space),
             [] => Err(CommandError::failed(format!("no space is called {name:?}"))
                 .with_hint("`pacsync space ls` lists them")),
-            several => Err(CommandError::usage(format!("several spaces are called {name:?}"))
-                .with_hint("use the id")
-                .with_items(several.iter().map(ToString::to_string))),
+            several => Err(
+                CommandError::usage(format!("several spaces are called {name:?}"))
+                    .with_hint("use the id")
+                    .with_items(several.iter().map(ToString::to_string)),
+            ),
         }
     }
 
@@ -271,9 +287,16 @@ impl Device {
         now: Now,
     ) -> Result<SpaceId, CommandError> {
         check_name(name)?;
-        if self.store.spaces().any(|space| self.space_name(&space.id) == name) {
-            return Err(CommandError::failed(format!("a space is called {name:?} already"))
-                .with_hint(format!("`pacsync space attach {name} --at DIR` attaches it here")));
+        if self
+            .store
+            .spaces()
+            .any(|space| self.space_name(&space.id) == name)
+        {
+            return Err(
+                CommandError::failed(format!("a space is called {name:?} already")).with_hint(
+                    format!("`pacsync space attach {name} --at DIR` attaches it here"),
+                ),
+            );
         }
         let root = self.free_root(at)?;
         let space = SpaceId::from_bytes(random(&mut *self.rng));
@@ -285,7 +308,11 @@ impl Device {
         };
         let recipients = self.store.roster().recipients(&space);
         let record = secret.seal(space, epoch, vec![], recipients, &mut *self.rng);
-        let placement = Placement { space, attached: true, turn: 1 };
+        let placement = Placement {
+            space,
+            attached: true,
+            turn: 1,
+        };
         let entries = vec![
             Entry::Roster(RosterEntry::Epoch(record)),
             Entry::Roster(RosterEntry::Placement(placement)),
@@ -297,12 +324,17 @@ impl Device {
             txn.append(&roster, entries, now.ms, &mut *self.rng)?;
             txn.write_document(&space, settings_id(&space), &values, now.ms, &mut *self.rng)?;
             let no = txn.space(&space)?.no;
-            txn.index(no)?.set_attachment(&fresh_attachment(&root, None))?;
+            txn.index(no)?
+                .set_attachment(&fresh_attachment(&root, None))?;
             txn.commit()
         })()
         .map_err(|error: StoreError| store_error(&error))?;
-        self.committed(committed, None, now).map_err(|error| store_error(&error))?;
-        self.event(EventKind::Space { space: name.to_owned(), what: "created".into() });
+        self.committed(committed, None, now)
+            .map_err(|error| store_error(&error))?;
+        self.event(EventKind::Space {
+            space: name.to_owned(),
+            what: "created".into(),
+        });
         Ok(space)
     }
 
@@ -316,8 +348,10 @@ impl Device {
         let space = self.space_by_name(name)?;
         if let Some(attachment) = self.attachment(&space).map_err(|e| store_error(&e))? {
             let root = String::from_utf8_lossy(&attachment.root).into_owned();
-            return Err(CommandError::failed(format!("{name} is attached already, at {root}"))
-                .with_hint(format!("`pacsync space detach {name}` first; files stay")));
+            return Err(
+                CommandError::failed(format!("{name} is attached already, at {root}"))
+                    .with_hint(format!("`pacsync space detach {name}` first; files stay")),
+            );
         }
         let root = self.free_root(at)?;
         let join = (|| {
@@ -330,8 +364,12 @@ impl Device {
             Ok(vector)
         })()
         .map_err(|error: StoreError| store_error(&error))?;
-        self.place(&space, true, Some((&root, join)), now).map_err(|e| store_error(&e))?;
-        self.event(EventKind::Space { space: name.to_owned(), what: "attached".into() });
+        self.place(&space, true, Some((&root, join)), now)
+            .map_err(|e| store_error(&e))?;
+        self.event(EventKind::Space {
+            space: name.to_owned(),
+            what: "attached".into(),
+        });
         Ok(space)
     }
 
@@ -342,13 +380,21 @@ impl Device {
             return Err(CommandError::usage("the home space stays attached")
                 .with_hint("`pacsync forget PATH` stops tracking paths of it"));
         }
-        if self.attachment(&space).map_err(|e| store_error(&e))?.is_none() {
+        if self
+            .attachment(&space)
+            .map_err(|e| store_error(&e))?
+            .is_none()
+        {
             return Err(CommandError::failed(format!("{name} is not attached here")));
         }
         self.worktrees.remove(&space);
         self.unopened.remove(&space);
-        self.place(&space, false, None, now).map_err(|e| store_error(&e))?;
-        self.event(EventKind::Space { space: name.to_owned(), what: "detached".into() });
+        self.place(&space, false, None, now)
+            .map_err(|e| store_error(&e))?;
+        self.event(EventKind::Space {
+            space: name.to_owned(),
+            what: "detached".into(),
+        });
         Ok(space)
     }
 
@@ -360,8 +406,16 @@ impl Device {
         now: Now,
     ) -> Result<(), StoreError> {
         let own = self.store.identity().keys.id();
-        let before = self.store.roster().placement(&own, space).map_or(0, |p| p.turn);
-        let placement = Placement { space: *space, attached, turn: before + 1 };
+        let before = self
+            .store
+            .roster()
+            .placement(&own, space)
+            .map_or(0, |p| p.turn);
+        let placement = Placement {
+            space: *space,
+            attached,
+            turn: before + 1,
+        };
         let entries = vec![Entry::Roster(RosterEntry::Placement(placement))];
         let roster = self.store.roster_space();
         let no = self.store.space(space)?.no;
@@ -388,15 +442,21 @@ impl Device {
         };
         std::fs::create_dir_all(at).map_err(failed)?;
         let root = std::fs::canonicalize(at).map_err(failed)?;
-        if root.starts_with(self.home.path()) || self.home.path().starts_with(&root) && {
-            let own = std::fs::canonicalize(self.home.path()).map_err(failed)?;
-            own.starts_with(&root) && own == root
-        } {
-            return Err(CommandError::usage("the daemon's own home cannot be synced"));
+        if root.starts_with(self.home.path())
+            || self.home.path().starts_with(&root) && {
+                let own = std::fs::canonicalize(self.home.path()).map_err(failed)?;
+                own.starts_with(&root) && own == root
+            }
+        {
+            return Err(CommandError::usage(
+                "the daemon's own home cannot be synced",
+            ));
         }
         for space in self.store.spaces() {
             let attachment = self.attachment(&space.id).map_err(|e| store_error(&e))?;
-            let Some(attachment) = attachment else { continue };
+            let Some(attachment) = attachment else {
+                continue;
+            };
             let other = PathBuf::from(std::ffi::OsString::from_vec(attachment.root));
             let home = space.id == self.home_space;
             if other == root || (!home && (other.starts_with(&root) || root.starts_with(&other))) {
@@ -441,8 +501,10 @@ fn check_name(name: &str) -> Result<(), CommandError> {
         || name == home::HOME_SPACE_NAME
         || name.chars().any(|c| c.is_control() || c == '/');
     if bad {
-        return Err(CommandError::usage(format!("{name:?} cannot be the name of a space"))
-            .with_hint("use 1 to 64 bytes of text without `/`, other than `home`"));
+        return Err(
+            CommandError::usage(format!("{name:?} cannot be the name of a space"))
+                .with_hint("use 1 to 64 bytes of text without `/`, other than `home`"),
+        );
     }
     Ok(())
 }

@@ -4,16 +4,17 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use pacsync_protocol::{DeviceId, SpaceId};
+use pacsync_protocol::{DeviceId, NodeId, SpaceId};
 use pacsync_store::StoreError;
 use pacsync_store::index::IndexReader;
-use pacsync_store::tree::TreeReader;
+use pacsync_store::tree::{Conflict, TreeReader};
 
 use super::Device;
 use crate::control::api::{
     DeviceInfo, DeviceRef, EventKind, NeedsUser, Notice, PeerStatus, Problem, SpaceState,
     SpaceStatus, Status, TextPath, TextRoot, Transfer,
 };
+use crate::disk::RelPath;
 use crate::net::PeerStanding;
 use crate::worktree::{Now, Phase};
 
@@ -28,23 +29,34 @@ impl Device {
             let root = self.root_of(space)?;
             for problem in worktree.problems() {
                 let path = root.join(OsStr::from_bytes(problem.path.as_bytes()));
-                problems.push(Problem { path: TextPath::from_path(&path), what: problem.what });
+                problems.push(Problem {
+                    path: TextPath::from_path(&path),
+                    what: problem.what,
+                });
             }
         }
         for (space, (why, _)) in &self.unopened {
             let root = self.root_of(space)?;
-            problems.push(Problem { path: TextPath::from_path(&root), what: why.clone() });
+            problems.push(Problem {
+                path: TextPath::from_path(&root),
+                what: why.clone(),
+            });
         }
         Ok(problems)
     }
 
     pub(super) fn root_of(&self, space: &SpaceId) -> Result<PathBuf, StoreError> {
         let attachment = self.attachment(space)?;
-        Ok(attachment.map(|a| PathBuf::from(OsStr::from_bytes(&a.root))).unwrap_or_default())
+        Ok(attachment
+            .map(|a| PathBuf::from(OsStr::from_bytes(&a.root)))
+            .unwrap_or_default())
     }
 
     pub(super) fn device_ref(&self, device: &DeviceId) -> DeviceRef {
-        DeviceRef { id: device.to_string(), name: self.device_name(device) }
+        DeviceRef {
+            id: device.to_string(),
+            name: self.device_name(device),
+        }
     }
 
     /// Whether a peer has on disk what this device has, in every space that it keeps.
@@ -58,9 +70,14 @@ impl Device {
             }
         }
         let roster = self.store.roster_space();
-        let Some(peer) = self.peer_of(device) else { return Ok(true) };
+        let Some(peer) = self.peer_of(device) else {
+            return Ok(true);
+        };
         let held = self.store.held(&roster)?;
-        Ok(peer.session.peer_vector(&roster).is_some_and(|v| v.covers(&held) && held.covers(v)))
+        Ok(peer
+            .session
+            .peer_vector(&roster)
+            .is_some_and(|v| v.covers(&held) && held.covers(v)))
     }
 
     /// Whether a device has a worktree of a space, as far as it has said.
@@ -74,7 +91,12 @@ impl Device {
     /// The other devices that may hold content.
     pub(super) fn others(&self) -> Vec<DeviceId> {
         let own = self.store.identity().keys.id();
-        self.store.roster().members().map(|(id, _)| *id).filter(|id| *id != own).collect()
+        self.store
+            .roster()
+            .members()
+            .map(|(id, _)| *id)
+            .filter(|id| *id != own)
+            .collect()
     }
 
     pub(super) fn is_in_sync(&self) -> Result<bool, StoreError> {
@@ -162,7 +184,10 @@ impl Device {
         let mut needs_user = vec![];
         for space in spaces.iter().filter(|s| s.held_deletes > 0) {
             needs_user.push(NeedsUser {
-                what: format!("{} deletes in {} wait for you", space.held_deletes, space.name),
+                what: format!(
+                    "{} deletes in {} wait for you",
+                    space.held_deletes, space.name
+                ),
                 command: format!("pacsync deletes {}", space.name),
             });
         }
@@ -190,7 +215,9 @@ impl Device {
                     .map(|p| p.address)
                     .or_else(|| self.config.known.get(&device)?.first().copied()),
                 in_sync: self.peer_in_sync(&device)?,
-                last_seen_ms: peer.map(|_| now.ms).or(self.last_seen.get(&device).copied()),
+                last_seen_ms: peer
+                    .map(|_| now.ms)
+                    .or(self.last_seen.get(&device).copied()),
             });
         }
         Ok(Status {
@@ -274,6 +301,7 @@ impl Device {
             self.was_in_sync = in_sync;
             self.event(EventKind::InSync { in_sync });
         }
+        self.note_counts()?;
         let problems = self.all_problems()?;
         let paths = problems.iter().map(|p| p.path.to_bytes()).collect();
         if paths != self.shown_problems {
@@ -283,13 +311,75 @@ impl Device {
                     self.event(EventKind::Problem { path, what });
                 }
             }
-            let cleared: Vec<Vec<u8>> =
-                self.shown_problems.difference(&paths).cloned().collect();
+            let cleared: Vec<Vec<u8>> = self.shown_problems.difference(&paths).cloned().collect();
             for path in cleared {
-                self.event(EventKind::ProblemCleared { path: TextPath::from_bytes(&path) });
+                self.event(EventKind::ProblemCleared {
+                    path: TextPath::from_bytes(&path),
+                });
             }
             self.shown_problems = paths;
         }
         Ok(())
+    }
+
+    fn note_counts(&mut self) -> Result<(), StoreError> {
+        let mut counts = vec![];
+        let tx = self.store.read()?;
+        for (space, worktree) in &self.worktrees {
+            let tree = TreeReader::open(&tx, self.store.space(space)?.no)?;
+            counts.push((
+                *space,
+                (tree.stats()?.conflicts, worktree.held().len() as u64),
+            ));
+        }
+        for (space, now) in counts {
+            let before = self.shown_counts.insert(space, now).unwrap_or_default();
+            if now == before {
+                continue;
+            }
+            let name = self.space_name(&space);
+            if now.1 > before.1 {
+                self.event(EventKind::DeletesHeld {
+                    space: name.clone(),
+                    count: now.1,
+                });
+            }
+            if now.0 > before.0 {
+                for path in self.conflict_paths(&space)? {
+                    let path = TextPath::from_bytes(path.as_bytes());
+                    self.event(EventKind::Conflict {
+                        space: name.clone(),
+                        path,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Paths with concurrent contents, the first ones of many.
+    fn conflict_paths(&self, space: &SpaceId) -> Result<Vec<RelPath>, StoreError> {
+        let tx = self.store.read()?;
+        let tree = TreeReader::open(&tx, self.store.space(space)?.no)?;
+        let mut paths = vec![];
+        for item in tree.conflicts()?.take(NOTICE_PATHS) {
+            let names = match item? {
+                Conflict::Values(node) => tree.path(&node)?,
+                Conflict::Path { parent, name } if parent == NodeId::ROOT => Some(vec![name]),
+                Conflict::Path { parent, name } => tree.path(&parent)?.map(|mut path| {
+                    path.push(name);
+                    path
+                }),
+            };
+            let joined = names.map(|names| {
+                names
+                    .iter()
+                    .map(|name| name.as_bytes())
+                    .collect::<Vec<_>>()
+                    .join(&b'/')
+            });
+            paths.extend(joined.and_then(|bytes| RelPath::from_bytes(&bytes).ok()));
+        }
+        Ok(paths)
     }
 }

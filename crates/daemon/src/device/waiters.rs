@@ -20,10 +20,20 @@ const PATIENCE_MS: u64 = 3_000;
 const TICK_MS: u64 = 500;
 
 pub(super) enum Waiter {
-    Scan { reply: Reply<ScanReport>, clock: BTreeMap<SpaceId, u64> },
-    Add { paths: Vec<TextPath>, reply: Reply<AddReport> },
+    Scan {
+        reply: Reply<ScanReport>,
+        clock: BTreeMap<SpaceId, u64>,
+    },
+    Add {
+        paths: Vec<TextPath>,
+        reply: Reply<AddReport>,
+    },
     Wait(Wait),
-    Connect { address: SocketAddr, until_ms: u64, reply: Reply<ConnectReport> },
+    Connect {
+        address: SocketAddr,
+        until_ms: u64,
+        reply: Reply<ConnectReport>,
+    },
 }
 
 pub(super) struct Wait {
@@ -103,7 +113,11 @@ impl Device {
                 }
                 let looked_at = self.tree_entries()?;
                 let problems = self.all_problems()?;
-                let _ = reply.send(Ok(ScanReport { looked_at, changes, problems }));
+                let _ = reply.send(Ok(ScanReport {
+                    looked_at,
+                    changes,
+                    problems,
+                }));
                 Ok(None)
             }
             Waiter::Add { paths, reply } => {
@@ -120,14 +134,22 @@ impl Device {
                 }));
                 Ok(None)
             }
-            Waiter::Connect { address, until_ms, reply } => {
+            Waiter::Connect {
+                address,
+                until_ms,
+                reply,
+            } => {
                 if now.ms >= until_ms {
                     let error = CommandError::failed(format!("no answer from {address}"))
                         .with_hint("the address is kept and tried again by itself");
                     let _ = reply.send(Err(error));
                     return Ok(None);
                 }
-                Ok(Some(Waiter::Connect { address, until_ms, reply }))
+                Ok(Some(Waiter::Connect {
+                    address,
+                    until_ms,
+                    reply,
+                }))
             }
             Waiter::Wait(wait) => self.check_wait(wait, now),
         }
@@ -165,18 +187,29 @@ impl Device {
         for (space, worktree) in &self.worktrees {
             if !worktree.held().is_empty() {
                 let name = self.space_name(space);
-                stuck.push(format!("{name}: {} deletes wait for you", worktree.held().len()));
+                stuck.push(format!(
+                    "{name}: {} deletes wait for you",
+                    worktree.held().len()
+                ));
             }
             if !worktree.is_applied() {
                 let name = self.space_name(space);
                 let pending = worktree.pending();
-                missing.push(format!("{name}: {pending} changes are not on this disk yet"));
+                missing.push(format!(
+                    "{name}: {pending} changes are not on this disk yet"
+                ));
             }
         }
         let devices = self.missing_peers(&mut wait, &mut missing, now)?;
         if missing.is_empty() && stuck.is_empty() {
-            let devices = devices.iter().map(|device| self.device_ref(device)).collect();
-            let _ = wait.reply.send(Ok(WaitReport { in_sync: true, devices }));
+            let devices = devices
+                .iter()
+                .map(|device| self.device_ref(device))
+                .collect();
+            let _ = wait.reply.send(Ok(WaitReport {
+                in_sync: true,
+                devices,
+            }));
             return Ok(None);
         }
         let only_stuck = !stuck.is_empty() && wait.scanned;
@@ -185,7 +218,11 @@ impl Device {
         let gives_up = since.is_some_and(|since| now.ms >= since + PATIENCE_MS);
         let late = wait.deadline_ms.is_some_and(|deadline| now.ms >= deadline);
         if gives_up || late {
-            let message = if late { "not in sync in time" } else { "something stands in the way" };
+            let message = if late {
+                "not in sync in time"
+            } else {
+                "something stands in the way"
+            };
             let error = CommandError::needs_user(message)
                 .with_items(stuck.into_iter().chain(missing))
                 .with_hint("`pacsync status` shows how things are now");
@@ -238,10 +275,9 @@ impl Device {
                     }
                 }
             }
-            if let Some(peer) = self.peer_of(device)
-                && !peer.session.is_established()
-            {
-                missing.push(format!("{} is still connecting", self.device_name(device)));
+            if !self.has_same_logs(device)? {
+                let name = self.device_name(device);
+                missing.push(format!("{name} and this device still exchange their logs"));
             }
         }
         for (conn, space) in asks {
@@ -252,12 +288,44 @@ impl Device {
         Ok(devices)
     }
 
+    /// Whether a connected device holds the same logs, also of what it keeps no files of.
+    fn has_same_logs(&self, device: &DeviceId) -> Result<bool, StoreError> {
+        let Some(peer) = self.peer_of(device) else {
+            return Ok(true);
+        };
+        if !peer.session.is_established() {
+            return Ok(false);
+        }
+        let spaces = self.store.spaces().map(|space| space.id);
+        let spaces: Vec<SpaceId> = spaces
+            .filter(|space| self.store.roster().may_hold(device, space))
+            .collect();
+        for space in spaces.into_iter().chain([self.store.roster_space()]) {
+            let held = self.store.held(&space)?;
+            let same = peer
+                .session
+                .peer_vector(&space)
+                .is_some_and(|theirs| theirs.covers(&held) && held.covers(theirs));
+            if !same {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     pub(super) fn waiters_connected(&mut self, address: SocketAddr, device: DeviceId) {
-        let report = ConnectReport { device: self.device_ref(&device), address };
+        let report = ConnectReport {
+            device: self.device_ref(&device),
+            address,
+        };
         let waiters = std::mem::take(&mut self.waiters);
         for waiter in waiters {
             match waiter {
-                Waiter::Connect { address: wanted, reply, .. } if wanted == address => {
+                Waiter::Connect {
+                    address: wanted,
+                    reply,
+                    ..
+                } if wanted == address => {
                     let _ = reply.send(Ok(report.clone()));
                 }
                 other => self.waiters.push(other),
@@ -269,7 +337,11 @@ impl Device {
         let waiters = std::mem::take(&mut self.waiters);
         for waiter in waiters {
             match waiter {
-                Waiter::Connect { address: wanted, reply, .. } if wanted == address => {
+                Waiter::Connect {
+                    address: wanted,
+                    reply,
+                    ..
+                } if wanted == address => {
                     let error = CommandError::failed(format!("{address}: {why}"))
                         .with_hint("the address is kept and tried again by itself");
                     let _ = reply.send(Err(error));

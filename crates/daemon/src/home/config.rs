@@ -31,6 +31,8 @@ pub struct Config {
     pub addresses: Vec<String>,
     /// Where other devices were last reached, the newest first.
     pub known: BTreeMap<DeviceId, Vec<SocketAddr>>,
+    /// The port that was bound last: taken again where any would do, so that peers find it.
+    pub port: Option<u16>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -47,6 +49,8 @@ struct File {
     addresses: Vec<String>,
     #[serde(default)]
     known: BTreeMap<String, Vec<SocketAddr>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
 }
 
 fn yes() -> bool {
@@ -118,6 +122,7 @@ impl Config {
             },
             addresses: file.addresses,
             known: known.collect::<Result<_, HomeError>>()?,
+            port: file.port,
         })
     }
 
@@ -134,6 +139,7 @@ impl Config {
                 .iter()
                 .map(|(device, addresses)| (device.to_string(), addresses.clone()))
                 .collect(),
+            port: self.port,
         };
         let mut bytes =
             serde_json::to_vec_pretty(&file).expect("text keys and plain values are valid JSON");

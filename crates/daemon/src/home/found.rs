@@ -271,6 +271,7 @@ impl<'l> Draft<'l> {
             discovery: options.discovery,
             addresses,
             known: Default::default(),
+            port: None,
         }
     }
 

@@ -32,7 +32,7 @@ impl HomeLock {
             .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
             .open(&path)
             .map_err(|source| failed("open", source))?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match flock_patiently(&file, &home) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
                 let mut text = String::new();
@@ -72,6 +72,23 @@ impl HomeLock {
     pub fn home(&self) -> &Home {
         &self.home
     }
+}
+
+/// Takes the lock. A process that was killed holds it until the kernel has taken it apart; while
+/// nobody answers on the control socket it is given a moment.
+fn flock_patiently(file: &File, home: &Home) -> Result<(), Errno> {
+    const STEP: std::time::Duration = std::time::Duration::from_millis(25);
+    const STEPS: u32 = 80;
+    let socket = home.file(crate::control::socket::SOCKET_NAME);
+    for _ in 0..STEPS {
+        match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if std::os::unix::net::UnixStream::connect(&socket).is_err() => {
+                std::thread::sleep(STEP);
+            }
+            other => return other,
+        }
+    }
+    rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive)
 }
 
 impl AsFd for HomeLock {

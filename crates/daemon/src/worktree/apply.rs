@@ -36,9 +36,21 @@ pub(super) enum Source {
 #[derive(Debug)]
 pub(super) enum Step {
     Put(Put),
-    Move { node: NodeId, entry: Entry, from: Place, to: Place },
-    Remove { node: NodeId, entry: Entry, place: Place },
-    RemoveDir { node: NodeId, place: Place },
+    Move {
+        node: NodeId,
+        entry: Entry,
+        from: Place,
+        to: Place,
+    },
+    Remove {
+        node: NodeId,
+        entry: Entry,
+        place: Place,
+    },
+    RemoveDir {
+        node: NodeId,
+        place: Place,
+    },
 }
 
 /// A place on disk.
@@ -95,9 +107,16 @@ struct Begun {
 
 /// What a step left behind for the index.
 enum Outcome {
-    Put { entry: Entry, displaced: Option<Displaced> },
-    Moved { entry: Entry },
-    Removed { displaced: Option<Displaced> },
+    Put {
+        entry: Entry,
+        displaced: Option<Displaced>,
+    },
+    Moved {
+        entry: Entry,
+    },
+    Removed {
+        displaced: Option<Displaced>,
+    },
 }
 
 impl Worktree {
@@ -118,7 +137,7 @@ impl Worktree {
             self.advance_transfer(cx, &content)?;
         }
         if !steps.is_empty() {
-            self.carry_out(cx, steps)?;
+            self.carry_out(cx, steps, progress)?;
         }
         if self.order.is_empty() {
             self.arrived.clear();
@@ -181,7 +200,12 @@ impl Worktree {
             let intent = intent(&step, &temp);
             let note = b.index.add_note(NoteKind::Intent, &cbor::encode(&intent))?;
             b.dirty = true;
-            begun.push(Begun { step, note, temp, written: None });
+            begun.push(Begun {
+                step,
+                note,
+                temp,
+                written: None,
+            });
             if flush {
                 break;
             }
@@ -199,10 +223,18 @@ impl Worktree {
     fn temp_for(&self, rng: &mut dyn pacsync_protocol::crypto::Entropy, step: &Step) -> RelPath {
         let name = self.temp_name(rng);
         let beside = |path: &RelPath| {
-            path.parent().unwrap_or_default().join(&name).unwrap_or_default()
+            path.parent()
+                .unwrap_or_default()
+                .join(&name)
+                .unwrap_or_default()
         };
         match step {
-            Step::Put(Put { source: Source::Transfer, content, place, .. }) => self
+            Step::Put(Put {
+                source: Source::Transfer,
+                content,
+                place,
+                ..
+            }) => self
                 .transfers
                 .get(content)
                 .map_or_else(|| beside(&place.path), |transfer| transfer.path.clone()),
@@ -216,10 +248,19 @@ impl Worktree {
     }
 
     fn same_file_system(&self, path: &RelPath) -> bool {
-        self.disk.stat(path).ok().flatten().is_some_and(|s| s.identity.dev == self.root.dev)
+        self.disk
+            .stat(path)
+            .ok()
+            .flatten()
+            .is_some_and(|s| s.identity.dev == self.root.dev)
     }
 
-    fn carry_out(&mut self, cx: &mut Context<'_>, mut begun: Vec<Begun>) -> Result<(), StoreError> {
+    fn carry_out(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut begun: Vec<Begun>,
+        progress: &mut Progress,
+    ) -> Result<(), StoreError> {
         let mut failed: Vec<(usize, DiskError)> = vec![];
         // Temporary files.
         let many = begun.len() > SYNC_EACH_MAX;
@@ -262,15 +303,24 @@ impl Worktree {
             let synced = if many {
                 self.sync_places(&begun)
             } else {
-                outcomes.iter().try_for_each(|(at, _)| match begun.get(*at) {
-                    Some(item) => self.sync_dir_of(item.step.path()),
-                    None => Ok(()),
-                })
+                outcomes
+                    .iter()
+                    .try_for_each(|(at, _)| match begun.get(*at) {
+                        Some(item) => self.sync_dir_of(item.step.path()),
+                        None => Ok(()),
+                    })
             };
             if let Err(error) = synced {
                 // The renames stand but may not be durable: the intents stay and are looked at
                 // again when the disk works.
                 tracing::warn!(%error, "sync after apply");
+            }
+        }
+        for (at, _) in &outcomes {
+            if let Some(item) = begun.get(*at)
+                && progress.applied.len() < super::APPLIED_MAX
+            {
+                progress.applied.push(item.step.path().clone());
             }
         }
         self.record(cx, begun, outcomes, failed)
@@ -280,7 +330,8 @@ impl Worktree {
         self.disk.sync_all()?;
         for item in begun {
             if !self.same_file_system(&item.step.path().parent().unwrap_or_default()) {
-                self.disk.sync_fs(&item.step.path().parent().unwrap_or_default())?;
+                self.disk
+                    .sync_fs(&item.step.path().parent().unwrap_or_default())?;
             }
         }
         Ok(())
@@ -349,7 +400,9 @@ impl Worktree {
     fn switch(&mut self, cx: &Context<'_>, item: &Begun) -> Result<Outcome, DiskError> {
         match &item.step {
             Step::Put(put) => self.switch_put(cx, put, item),
-            Step::Move { entry, from, to, .. } => {
+            Step::Move {
+                entry, from, to, ..
+            } => {
                 self.disk.rename_noreplace(&from.path, &to.path)?;
                 let mut entry = entry.clone();
                 if let Some(stat) = self.disk.stat(&to.path)?
@@ -371,7 +424,9 @@ impl Worktree {
                     Err(error) => return Err(error),
                 }
                 let displaced = displaced(cx, *node, entry, &item.temp, &place.path);
-                Ok(Outcome::Removed { displaced: Some(displaced) })
+                Ok(Outcome::Removed {
+                    displaced: Some(displaced),
+                })
             }
             Step::RemoveDir { place, .. } => match self.disk.rmdir(&place.path) {
                 Ok(()) => Ok(Outcome::Removed { displaced: None }),
@@ -437,7 +492,11 @@ impl Worktree {
     fn exchange_by_link(&self, temp: &RelPath, path: &RelPath) -> Result<RelPath, DiskError> {
         let mut name = temp.name().unwrap_or_default().to_vec();
         name.push(b'o');
-        let aside = temp.parent().unwrap_or_default().join(&name).unwrap_or_default();
+        let aside = temp
+            .parent()
+            .unwrap_or_default()
+            .join(&name)
+            .unwrap_or_default();
         match self.disk.link(path, &aside) {
             Ok(()) => {}
             Err(error) if error.is_unsupported() || error.is_permission() => {
@@ -515,7 +574,8 @@ impl Worktree {
                 .waiting
                 .iter()
                 .filter(|(id, w)| {
-                    w.size > pacsync_protocol::content::SMALL_MAX && self.transfers.get(id).is_none()
+                    w.size > pacsync_protocol::content::SMALL_MAX
+                        && self.transfers.get(id).is_none()
                 })
                 .flat_map(|(_, w)| w.nodes.iter().copied())
                 .collect();
@@ -538,7 +598,11 @@ impl Worktree {
         let in_the_way = error.is_exists() || error.is_not_empty();
         if in_the_way || error.is_not_found() || error.is_not_a_directory() {
             // Something unseen: look at it, then plan anew.
-            let look = if error.is_exists() { path } else { path.parent().unwrap_or_default() };
+            let look = if error.is_exists() {
+                path
+            } else {
+                path.parent().unwrap_or_default()
+            };
             self.queue.deep(look, now.ms);
             self.stalled.insert(node, now.ms + super::VACATED_MS * 2);
             if let Step::RemoveDir { .. } = &item.step {
@@ -552,8 +616,12 @@ impl Worktree {
 
     /// A directory that is dead in the tree and holds only what is ignored stays on disk, unknown.
     fn leftover(&mut self, now: super::Now, item: &Begun) {
-        let Step::RemoveDir { place, .. } = &item.step else { return };
-        let Ok(listing) = self.disk.list(&place.path) else { return };
+        let Step::RemoveDir { place, .. } = &item.step else {
+            return;
+        };
+        let Ok(listing) = self.disk.list(&place.path) else {
+            return;
+        };
         let ignored = listing.entries.iter().all(|entry| {
             place.path.join(&entry.name).is_ok_and(|path| {
                 let is_dir = entry.stat.kind == crate::disk::FileKind::Dir;
@@ -578,7 +646,11 @@ fn displaced(
         temp: PathRecord::from(temp),
         node,
         path: PathRecord::from(path),
-        old: Old { identity: old.identity, row: old.row, content: old.content },
+        old: Old {
+            identity: old.identity,
+            row: old.row,
+            content: old.content,
+        },
         due_ms: cx.now.ms + DISPLACED_MS,
     }
 }
@@ -600,7 +672,10 @@ fn intent(step: &Step, temp: &RelPath) -> Intent {
             Act::Put,
             &put.place,
             put.replaces.as_ref().map(old),
-            Some(New { row: put.row, content: put.content }),
+            Some(New {
+                row: put.row,
+                content: put.content,
+            }),
         ),
         Step::Move { entry, to, .. } => (Act::Move, to, Some(old(entry)), None),
         Step::Remove { entry, place, .. } => (Act::Remove, place, Some(old(entry)), None),

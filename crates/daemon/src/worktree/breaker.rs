@@ -44,7 +44,11 @@ impl Window {
     /// Counts deletes; true if they are too many for the space.
     fn trips(&mut self, count: u64, entries: u64, now_ms: u64) -> bool {
         if now_ms > self.until_ms {
-            *self = Self { until_ms: 0, entries, deleted: 0 };
+            *self = Self {
+                until_ms: 0,
+                entries,
+                deleted: 0,
+            };
         }
         self.until_ms = now_ms + WINDOW_MS;
         self.entries = self.entries.max(entries);
@@ -124,10 +128,19 @@ mod tests {
         assert!(!breaker.trips(Direction::Local, 100, 100, 0));
         let mut breaker = Breaker::default();
         assert!(!breaker.trips(Direction::Local, 400, 1000, 0));
-        assert!(breaker.trips(Direction::Local, 101, 600, 5_000), "in pieces");
-        assert!(!breaker.trips(Direction::Remote, 101, 600, 5_000), "the other way");
+        assert!(
+            breaker.trips(Direction::Local, 101, 600, 5_000),
+            "in pieces"
+        );
+        assert!(
+            !breaker.trips(Direction::Remote, 101, 600, 5_000),
+            "the other way"
+        );
         let mut breaker = Breaker::default();
         assert!(!breaker.trips(Direction::Local, 400, 1000, 0));
-        assert!(!breaker.trips(Direction::Local, 101, 600, 50_000), "long after");
+        assert!(
+            !breaker.trips(Direction::Local, 101, 600, 50_000),
+            "long after"
+        );
     }
 }

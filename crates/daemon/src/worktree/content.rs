@@ -58,7 +58,9 @@ pub(super) fn read(
             return Err(ReadError::Changing);
         }
         if target.len() > pacsync_protocol::row::NAME_MAX {
-            return Err(ReadError::Content("the symlink's target is too long".into()));
+            return Err(ReadError::Content(
+                "the symlink's target is too long".into(),
+            ));
         }
         let content = Content {
             id: keys.content_id(&target),
@@ -66,7 +68,11 @@ pub(super) fn read(
             mtime_ns: after.identity.mtime_ns,
             inline: Some(target),
         };
-        return Ok(Read { content, identity: file_identity(&after.identity), manifest: None });
+        return Ok(Read {
+            content,
+            identity: file_identity(&after.identity),
+            manifest: None,
+        });
     }
     let file = disk.open(path)?;
     let before = file.stat()?.identity;
@@ -90,8 +96,17 @@ pub(super) fn read(
     if file.stat()?.identity != before {
         return Err(ReadError::Changing);
     }
-    let content = Content { id, size, mtime_ns: before.mtime_ns, inline };
-    Ok(Read { content, identity: file_identity(&before), manifest })
+    let content = Content {
+        id,
+        size,
+        mtime_ns: before.mtime_ns,
+        inline,
+    };
+    Ok(Read {
+        content,
+        identity: file_identity(&before),
+        manifest,
+    })
 }
 
 /// Keeps the manifests of a content and where its chunks stand in it.
@@ -131,12 +146,14 @@ impl Contents<'_> {
     /// A small content, whole.
     pub(super) fn small(&self, content: &ContentId) -> Result<Option<Vec<u8>>, StoreError> {
         for node in self.tables.sources(content)? {
-            let Some(path) = (self.path_of)(&node)? else { continue };
+            let Some(path) = (self.path_of)(&node)? else {
+                continue;
+            };
             if let Some(bytes) = self.read_small(&path, content) {
                 return Ok(Some(bytes));
             }
         }
-        Ok(self.packed(&ObjectId::Content(*content))?)
+        self.packed(&ObjectId::Content(*content))
     }
 
     fn read_small(&self, path: &RelPath, content: &ContentId) -> Option<Vec<u8>> {
@@ -180,10 +197,16 @@ impl Contents<'_> {
         offset: u64,
     ) -> Result<Option<Vec<u8>>, StoreError> {
         for node in self.tables.sources(content)? {
-            let Some(path) = (self.path_of)(&node)? else { continue };
-            let Ok(file) = self.disk.open(&path) else { continue };
+            let Some(path) = (self.path_of)(&node)? else {
+                continue;
+            };
+            let Ok(file) = self.disk.open(&path) else {
+                continue;
+            };
             let mut bytes = vec![0; len as usize];
-            if file.read_at(offset, &mut bytes).is_ok_and(|read| read == len as usize)
+            if file
+                .read_at(offset, &mut bytes)
+                .is_ok_and(|read| read == len as usize)
                 && self.keys.chunk_id(&bytes) == *chunk
             {
                 return Ok(Some(bytes));
@@ -193,7 +216,9 @@ impl Contents<'_> {
     }
 
     fn packed(&self, object: &ObjectId) -> Result<Option<Vec<u8>>, StoreError> {
-        let Some(at) = self.tables.packed(object.as_bytes())? else { return Ok(None) };
+        let Some(at) = self.tables.packed(object.as_bytes())? else {
+            return Ok(None);
+        };
         // A damaged record is as good as none: another replica may have the content.
         Ok(self.packs.get(&at, object, self.keys).ok())
     }
@@ -207,7 +232,9 @@ pub(super) fn path_in(
     let mut names = vec![];
     let mut at = *node;
     while at != NodeId::ROOT {
-        let Some((parent, name, _)) = index.entry_of(&at)? else { return Ok(None) };
+        let Some((parent, name, _)) = index.entry_of(&at)? else {
+            return Ok(None);
+        };
         names.push(name);
         at = parent;
     }
@@ -259,9 +286,9 @@ pub fn read_for_peer(
                     None => None,
                 };
                 let item = match manifest {
-                    Some(bytes) => Item::Manifest(bytes.into()),
+                    Some(bytes) => Item::Manifest(bytes),
                     None => match contents.small(id)? {
-                        Some(bytes) => Item::Whole(bytes.into()),
+                        Some(bytes) => Item::Whole(bytes),
                         None => Item::Missing,
                     },
                 };
@@ -270,20 +297,30 @@ pub fn read_for_peer(
                 }
             }
         }
-        Wanted::Pieces { pieces: Pieces::Manifests(ids), .. } => {
+        Wanted::Pieces {
+            pieces: Pieces::Manifests(ids),
+            ..
+        } => {
             for id in ids {
-                let item = tables.manifest(id)?.map_or(Item::Missing, |b| Item::Whole(b.into()));
+                let item = tables
+                    .manifest(id)?
+                    .map_or(Item::Missing, Item::Whole);
                 if !add(item) {
                     break;
                 }
             }
         }
-        Wanted::Pieces { content, pieces: Pieces::Chunks(chunks) } => {
+        Wanted::Pieces {
+            content,
+            pieces: Pieces::Chunks(chunks),
+        } => {
             for chunk in chunks {
-                let hint = worktree.offsets.find(&tables, &worktree.keys, content, &chunk.id)?;
+                let hint = worktree
+                    .offsets
+                    .find(&tables, &worktree.keys, content, &chunk.id)?;
                 let hint = hint.map(|offset| (content, offset));
                 let bytes = contents.chunk(&chunk.id, chunk.len, hint)?;
-                if !add(bytes.map_or(Item::Missing, |b| Item::Whole(b.into()))) {
+                if !add(bytes.map_or(Item::Missing, Item::Whole)) {
                     break;
                 }
             }

@@ -38,8 +38,12 @@ impl Ignores {
         for (depth, dir) in chain.iter().enumerate() {
             // Look at the path itself, then at each directory on the way from this file's
             // directory to it, as nothing beneath an ignored directory can be brought back.
-            let Some(rules) = self.rules(disk, dir) else { continue };
-            let Some(rest) = path.strip_prefix(dir) else { continue };
+            let Some(rules) = self.rules(disk, dir) else {
+                continue;
+            };
+            let Some(rest) = path.strip_prefix(dir) else {
+                continue;
+            };
             let relative = Path::new(OsStr::from_bytes(rest.as_bytes()));
             let found = if depth == 0 {
                 rules.matched(relative, is_dir)
@@ -57,7 +61,10 @@ impl Ignores {
     }
 
     fn rules(&mut self, disk: &dyn Disk, dir: &RelPath) -> Option<&Gitignore> {
-        self.by_dir.entry(dir.clone()).or_insert_with(|| compile(disk, dir)).as_ref()
+        self.by_dir
+            .entry(dir.clone())
+            .or_insert_with(|| compile(disk, dir))
+            .as_ref()
     }
 }
 

@@ -30,10 +30,10 @@ use pacsync_store::{Committed, Store, StoreError};
 use crate::disk::{Disk, DiskError, FsEvent, Identity, Probe, RelPath};
 
 pub use breaker::Held;
-pub use recover::OpenError;
 pub use content::read_for_peer;
 use ignore::Ignores;
 use queue::Queue;
+pub use recover::OpenError;
 pub use tracking::{Class, Tracking};
 pub use transfer::Request;
 use transfer::Transfers;
@@ -86,9 +86,14 @@ pub struct Problem {
 pub struct Progress {
     /// What its transactions committed.
     pub committed: Vec<Committed>,
+    /// Paths that were brought up to date on disk, the first ones of a big batch.
+    pub applied: Vec<RelPath>,
     /// True if there may be more to do at once.
     pub more: bool,
 }
+
+/// Most paths that one step names as applied.
+const APPLIED_MAX: usize = 256;
 
 /// Whether the tree's content may be rendered and scanned yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -240,7 +245,8 @@ impl Worktree {
     pub fn is_scanned(&self) -> bool {
         self.walks.is_empty()
             && self.queue.is_empty()
-            && self.vacated.is_empty() && self.settling.is_empty()
+            && self.vacated.is_empty()
+            && self.settling.is_empty()
     }
 
     /// Marks nodes as changed in the tree.
@@ -283,10 +289,10 @@ impl Worktree {
             path: RelPath::root(),
             what: what.clone(),
         });
-        let faults = self
-            .problems
-            .iter()
-            .map(|(path, fault)| Problem { path: path.clone(), what: fault.what.clone() });
+        let faults = self.problems.iter().map(|(path, fault)| Problem {
+            path: path.clone(),
+            what: fault.what.clone(),
+        });
         root.chain(faults).collect()
     }
 
@@ -297,7 +303,12 @@ impl Worktree {
 
     /// When to call [`Worktree::step`] again at the latest.
     pub fn next_due(&self) -> Option<u64> {
-        let settled = self.settling.values().chain(self.vacated.values()).copied().min();
+        let settled = self
+            .settling
+            .values()
+            .chain(self.vacated.values())
+            .copied()
+            .min();
         let faults = self.problems.values().map(|f| f.retry_ms).min();
         let stalled = self.stalled.values().copied().min();
         let displaced = self.displaced.values().map(|d| d.due_ms).min();
@@ -355,15 +366,21 @@ impl Worktree {
             .map(|(path, _)| path.clone())
             .collect();
         for path in due {
-            let Some(fault) = self.problems.get_mut(&path) else { continue };
+            let Some(fault) = self.problems.get_mut(&path) else {
+                continue;
+            };
             fault.retry_ms = now.ms + retry_delay(fault.tries);
             match fault.node {
                 Some(node) => self.mark([node]),
                 None => self.queue.deep(path, now.ms),
             }
         }
-        let due: Vec<NodeId> =
-            self.stalled.iter().filter(|(_, at)| **at <= now.ms).map(|(n, _)| *n).collect();
+        let due: Vec<NodeId> = self
+            .stalled
+            .iter()
+            .filter(|(_, at)| **at <= now.ms)
+            .map(|(n, _)| *n)
+            .collect();
         self.mark(due);
     }
 
@@ -380,7 +397,15 @@ impl Worktree {
     fn note_fault(&mut self, path: &RelPath, node: Option<NodeId>, what: String, now: Now) {
         let tries = self.problems.get(path).map_or(0, |fault| fault.tries + 1);
         let retry_ms = now.ms + retry_delay(tries);
-        self.problems.insert(path.clone(), Fault { what, retry_ms, tries, node });
+        self.problems.insert(
+            path.clone(),
+            Fault {
+                what,
+                retry_ms,
+                tries,
+                node,
+            },
+        );
     }
 
     fn disk_fault(&mut self, error: &DiskError, path: &RelPath, now: Now) {
@@ -390,7 +415,11 @@ impl Worktree {
 
     /// A look at the path begins: what could not be read may be readable now.
     fn clear_read_fault(&mut self, path: &RelPath) {
-        if self.problems.get(path).is_some_and(|fault| fault.node.is_none()) {
+        if self
+            .problems
+            .get(path)
+            .is_some_and(|fault| fault.node.is_none())
+        {
             self.problems.remove(path);
         }
     }
@@ -410,8 +439,9 @@ impl Worktree {
         self.check_root_at = cx.now.ms + RETRY_MS;
         let before = self.root_trouble.take();
         match self.disk.root_identity() {
-            Ok(found) if (found.dev, found.ino, found.fs_id)
-                == (self.root.dev, self.root.ino, self.root.fsid) => {}
+            Ok(found)
+                if (found.dev, found.ino, found.fs_id)
+                    == (self.root.dev, self.root.ino, self.root.fsid) => {}
             Ok(found) if found.ino == self.root.ino && found.fs_id == self.root.fsid => {}
             Ok(_) => {
                 self.root_trouble = Some(
@@ -505,7 +535,9 @@ impl Worktree {
             let mut dirs = vec![(NodeId::ROOT, RelPath::root())];
             while let Some((dir, path)) = dirs.pop() {
                 for (name, entry) in index.children(&dir)? {
-                    let Ok(below) = path.join(&name) else { continue };
+                    let Ok(below) = path.join(&name) else {
+                        continue;
+                    };
                     if self.tracking.class(&below) == Class::Untracked {
                         forget_tree(&mut index, &dir, &name)?;
                     } else if entry.kind == pacsync_protocol::row::Kind::Dir {
@@ -522,7 +554,11 @@ impl Worktree {
     fn temp_name(&self, rng: &mut dyn Entropy) -> Vec<u8> {
         const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
         let mut name = RESERVED_PREFIX.to_vec();
-        name.extend(random::<16>(rng).iter().map(|b| DIGITS[usize::from(b % 32)]));
+        name.extend(
+            random::<16>(rng)
+                .iter()
+                .map(|b| DIGITS[usize::from(b % 32)]),
+        );
         name
     }
 }

@@ -99,7 +99,9 @@ pub(super) struct PathRecord {
 
 impl From<&RelPath> for PathRecord {
     fn from(path: &RelPath) -> Self {
-        Self { bytes: path.as_bytes().to_vec() }
+        Self {
+            bytes: path.as_bytes().to_vec(),
+        }
     }
 }
 

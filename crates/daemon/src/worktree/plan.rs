@@ -22,6 +22,7 @@ const PARK_AFTER: u32 = 3;
 
 /// What a node needs.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, on the stack")]
 pub(super) enum Plan {
     /// Nothing, or what was needed has been done.
     Done,
@@ -55,7 +56,9 @@ impl Worktree {
         if rep != node && self.rebind(b, node, rep)? == Rebound::InTheWay {
             return self.plan_removal(b, node);
         }
-        let Some(state) = b.tree.node(&rep)? else { return Ok(Plan::Done) };
+        let Some(state) = b.tree.node(&rep)? else {
+            return Ok(Plan::Done);
+        };
         if state.kind == Kind::Dir && b.index.location(&rep)?.is_none() && !state.dead {
             // What lies beneath may have come while the directory was not rendered.
             let below: Vec<NodeId> = b
@@ -88,7 +91,9 @@ impl Worktree {
             Wanted::Nowhere => None,
             Wanted::After(above) => {
                 for dir in above {
-                    let Some(state) = b.tree.node(&dir)? else { return Ok(Plan::Done) };
+                    let Some(state) = b.tree.node(&dir)? else {
+                        return Ok(Plan::Done);
+                    };
                     match self.plan_rep(b, packs, rng, dir, state)? {
                         Plan::Done => {}
                         // Its own turn comes; this node is tried again after it.
@@ -98,7 +103,9 @@ impl Worktree {
                         }
                     }
                 }
-                let Some(state) = b.tree.node(&node)? else { return Ok(Plan::Done) };
+                let Some(state) = b.tree.node(&node)? else {
+                    return Ok(Plan::Done);
+                };
                 match self.wanted_place(b, &state)? {
                     Wanted::Place(place) => Some(place),
                     Wanted::Nowhere => None,
@@ -138,14 +145,20 @@ impl Worktree {
                 None => return self.after_parent(b, parent),
             }
         };
-        let Ok(path) = dir.join(name.as_bytes()) else { return Ok(Wanted::Nowhere) };
+        let Ok(path) = dir.join(name.as_bytes()) else {
+            return Ok(Wanted::Nowhere);
+        };
         Ok(match self.tracking.class(&path) {
-            Class::Tracked => {
-                Wanted::Place(Place { parent, name: name.as_bytes().to_vec(), path })
-            }
-            Class::Above if state.kind == Kind::Dir => {
-                Wanted::Place(Place { parent, name: name.as_bytes().to_vec(), path })
-            }
+            Class::Tracked => Wanted::Place(Place {
+                parent,
+                name: name.as_bytes().to_vec(),
+                path,
+            }),
+            Class::Above if state.kind == Kind::Dir => Wanted::Place(Place {
+                parent,
+                name: name.as_bytes().to_vec(),
+                path,
+            }),
             _ => Wanted::Nowhere,
         })
     }
@@ -167,7 +180,9 @@ impl Worktree {
             }
             match b.tree.node(&at)? {
                 Some(state) if state.shown && !state.dead && state.kind == Kind::Dir => {
-                    let (Some(next), Some(name)) = (state.parent, state.name) else { break };
+                    let (Some(next), Some(name)) = (state.parent, state.name) else {
+                        break;
+                    };
                     path.push(name.as_bytes().to_vec());
                     if b.index.location(&at)?.is_none() {
                         above.push(at);
@@ -181,12 +196,18 @@ impl Worktree {
     }
 
     fn plan_removal(&mut self, b: &mut Batch<'_>, node: NodeId) -> Result<Plan, StoreError> {
-        let Some((parent, name, entry)) = b.index.entry_of(&node)? else { return Ok(Plan::Done) };
+        let Some((parent, name, entry)) = b.index.entry_of(&node)? else {
+            return Ok(Plan::Done);
+        };
         if self.breaker.held().remote.contains_key(&node) {
             return Ok(Plan::Wait);
         }
-        let Some(dir) = path_of(&b.index, &parent)? else { return Ok(Plan::Done) };
-        let Ok(path) = dir.join(&name) else { return Ok(Plan::Done) };
+        let Some(dir) = path_of(&b.index, &parent)? else {
+            return Ok(Plan::Done);
+        };
+        let Ok(path) = dir.join(&name) else {
+            return Ok(Plan::Done);
+        };
         let place = Place { parent, name, path };
         if entry.kind != Kind::Dir {
             return Ok(Plan::Step(Step::Remove { node, entry, place }));
@@ -261,7 +282,11 @@ impl Worktree {
     ) -> Result<Plan, StoreError> {
         let mode = state.mode.unwrap_or(0o755);
         let made = self.disk.mkdir(&place.path, 0o700).and_then(|()| {
-            if self.probe.modes { self.disk.set_mode(&place.path, mode) } else { Ok(()) }
+            if self.probe.modes {
+                self.disk.set_mode(&place.path, mode)
+            } else {
+                Ok(())
+            }
         });
         if let Err(error) = made
             && !error.is_exists()
@@ -287,7 +312,9 @@ impl Worktree {
         place: &Place,
         mode: u16,
     ) -> Result<(), StoreError> {
-        let Ok(Some(stat)) = self.disk.stat(&place.path) else { return Ok(()) };
+        let Ok(Some(stat)) = self.disk.stat(&place.path) else {
+            return Ok(());
+        };
         let entry = Entry {
             node,
             kind: Kind::Dir,
@@ -337,7 +364,7 @@ impl Worktree {
                 self.stalled.insert(node, b.now.ms + super::RETRY_MS);
                 return Ok(Plan::Wait);
             }
-                entry.mode = mode;
+            entry.mode = mode;
             if let Ok(Some(stat)) = self.disk.stat(&place.path)
                 && stat.identity.mtime_ns == entry.identity.mtime_ns
                 && stat.identity.size == entry.identity.size
@@ -364,7 +391,9 @@ impl Worktree {
         place: Place,
         replaces: Option<Entry>,
     ) -> Result<Plan, StoreError> {
-        let Some(shown) = state.content else { return Ok(Plan::Done) };
+        let Some(shown) = state.content else {
+            return Ok(Plan::Done);
+        };
         if let Some(entry) = &replaces
             && let Ok(Some(stat)) = self.disk.stat(&place.path)
             && file_identity(&stat.identity) != entry.identity
@@ -442,13 +471,20 @@ impl Worktree {
         }
         let name = self.temp_name(rng);
         let dir = place.path.parent().unwrap_or_default();
-        let Ok(path) = dir.join(&name) else { return Ok(Obtained::Wait) };
+        let Ok(path) = dir.join(&name) else {
+            return Ok(Obtained::Wait);
+        };
         match self.disk.create(&path, 0o600) {
             Ok(file) => {
-                let record = TransferRecord { parent: place.parent, name, size: content.size };
+                let record = TransferRecord {
+                    parent: place.parent,
+                    name,
+                    size: content.size,
+                };
                 let bytes = pacsync_protocol::cbor::encode(&record);
                 b.index.put_transfer(&content.id, &bytes)?;
-                self.transfers.begin(content.id, record, path, place.path.clone(), file);
+                self.transfers
+                    .begin(content.id, record, path, place.path.clone(), file);
                 Ok(Obtained::Transfer)
             }
             Err(error) => {
@@ -462,7 +498,9 @@ impl Worktree {
 
     /// A node does not wait for content any more: what only it waited for is not fetched.
     fn unwait(&mut self, node: &NodeId) {
-        let Some(content) = self.waiting_of.remove(node) else { return };
+        let Some(content) = self.waiting_of.remove(node) else {
+            return;
+        };
         if let Some(waiting) = self.waiting.get_mut(&content) {
             waiting.nodes.remove(node);
             if waiting.nodes.is_empty() && !waiting.for_packs {
@@ -491,7 +529,9 @@ impl Worktree {
         content: &ContentId,
         size: u64,
     ) -> Result<bool, StoreError> {
-        let Some(transfer) = self.transfers.get(content) else { return Ok(false) };
+        let Some(transfer) = self.transfers.get(content) else {
+            return Ok(false);
+        };
         let path = transfer.path.clone();
         let scanned = self
             .disk
@@ -571,8 +611,11 @@ impl Worktree {
                 && !self.waiting.contains_key(&content.id)
                 && self.local_small(b, packs, &content.id)?.is_none()
             {
-                let waiting =
-                    Waiting { size: content.size, nodes: Default::default(), for_packs: true };
+                let waiting = Waiting {
+                    size: content.size,
+                    nodes: Default::default(),
+                    for_packs: true,
+                };
                 self.waiting.insert(content.id, waiting);
             }
         }
@@ -590,8 +633,12 @@ impl Worktree {
         entry: Entry,
         place: Place,
     ) -> Result<Plan, StoreError> {
-        let Some(dir) = path_of(&b.index, &parent)? else { return Ok(Plan::Done) };
-        let Ok(path) = dir.join(&name) else { return Ok(Plan::Done) };
+        let Some(dir) = path_of(&b.index, &parent)? else {
+            return Ok(Plan::Done);
+        };
+        let Ok(path) = dir.join(&name) else {
+            return Ok(Plan::Done);
+        };
         let from = Place { parent, name, path };
         if let Some(other) = b.index.get(&place.parent, &place.name)? {
             self.mark([other.node]);
@@ -603,12 +650,24 @@ impl Worktree {
             // Each waits for the other's place: step aside.
             self.parked.remove(&node);
             let name = self.temp_name(rng);
-            let Ok(path) = dir.join(&name) else { return Ok(Plan::Done) };
+            let Ok(path) = dir.join(&name) else {
+                return Ok(Plan::Done);
+            };
             let to = Place { parent, name, path };
-            return Ok(Plan::Step(Step::Move { node, entry, from, to }));
+            return Ok(Plan::Step(Step::Move {
+                node,
+                entry,
+                from,
+                to,
+            }));
         }
         self.parked.remove(&node);
-        Ok(Plan::Step(Step::Move { node, entry, from, to: place }))
+        Ok(Plan::Step(Step::Move {
+            node,
+            entry,
+            from,
+            to: place,
+        }))
     }
 
     /// A node was unified into another: what is on disk under its name belongs to the other now.

@@ -32,12 +32,26 @@ pub(super) struct Queue {
 impl Queue {
     /// Look at an entry now.
     pub(super) fn soon(&mut self, path: RelPath, now_ms: u64) {
-        self.put(path, Look { due_ms: now_ms, depth: Depth::Entry, since_ms: now_ms });
+        self.put(
+            path,
+            Look {
+                due_ms: now_ms,
+                depth: Depth::Entry,
+                since_ms: now_ms,
+            },
+        );
     }
 
     /// Look at everything beneath a path now.
     pub(super) fn deep(&mut self, path: RelPath, now_ms: u64) {
-        self.put(path, Look { due_ms: now_ms, depth: Depth::Deep, since_ms: now_ms });
+        self.put(
+            path,
+            Look {
+                due_ms: now_ms,
+                depth: Depth::Deep,
+                since_ms: now_ms,
+            },
+        );
     }
 
     /// Look once writes have paused.
@@ -48,7 +62,14 @@ impl Queue {
     /// Look soon: something about the entry changed, perhaps a write has only begun.
     pub(super) fn touched(&mut self, path: RelPath, now_ms: u64) {
         if !self.looks.contains_key(&path) {
-            self.put(path, Look { due_ms: now_ms, depth: Depth::Entry, since_ms: now_ms });
+            self.put(
+                path,
+                Look {
+                    due_ms: now_ms,
+                    depth: Depth::Entry,
+                    since_ms: now_ms,
+                },
+            );
         }
     }
 
@@ -62,7 +83,14 @@ impl Queue {
             }
             None => {
                 let due_ms = now_ms.saturating_add(quiet_ms);
-                self.replace(path, Look { due_ms, depth: Depth::Entry, since_ms: now_ms });
+                self.replace(
+                    path,
+                    Look {
+                        due_ms,
+                        depth: Depth::Entry,
+                        since_ms: now_ms,
+                    },
+                );
             }
         }
     }
@@ -102,7 +130,13 @@ impl Queue {
         let paths: Vec<RelPath> = self.looks.keys().cloned().collect();
         for path in paths {
             if let Some(look) = self.looks.get(&path).copied() {
-                self.replace(path, Look { due_ms: look.due_ms.min(now_ms), ..look });
+                self.replace(
+                    path,
+                    Look {
+                        due_ms: look.due_ms.min(now_ms),
+                        ..look
+                    },
+                );
             }
         }
     }

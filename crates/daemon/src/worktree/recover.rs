@@ -14,9 +14,7 @@ use super::queue::Queue;
 use super::scan::Batch;
 use super::settle::path_of;
 use super::transfer::TransferRecord;
-use super::{
-    Context, DISPLACED_MS, Now, Phase, Progress, Tracking, Worktree, file_identity,
-};
+use super::{Context, DISPLACED_MS, Now, Phase, Progress, Tracking, Worktree, file_identity};
 use crate::disk::{Disk, DiskError, FileKind, Probe, RelPath};
 
 /// Why a worktree could not be opened.
@@ -54,7 +52,11 @@ impl Worktree {
             Err(error) => return Err(error.into()),
         };
         let found = disk.root_identity()?;
-        let identity = RootIdentity { dev: found.dev, ino: found.ino, fsid: found.fs_id };
+        let identity = RootIdentity {
+            dev: found.dev,
+            ino: found.ino,
+            fsid: found.fs_id,
+        };
         let txn = cx.store.begin()?;
         let (attachment, pending, displaced) = {
             let mut index = txn.index(known.no)?;
@@ -108,8 +110,8 @@ impl Worktree {
             check_root_at: 0,
         };
         for (number, bytes) in displaced {
-            let record: Displaced = cbor::decode("displaced record", &bytes)
-                .map_err(StoreError::from)?;
+            let record: Displaced =
+                cbor::decode("displaced record", &bytes).map_err(StoreError::from)?;
             worktree.displaced.insert(number, record);
         }
         worktree.mend(cx)?;
@@ -154,7 +156,9 @@ impl Worktree {
     ) -> Result<Option<Displaced>, StoreError> {
         // Directories may have been moved since: their nodes know where they are.
         let path = match path_of(index, &intent.parent)? {
-            Some(dir) => dir.join(&intent.name).unwrap_or_else(|_| intent.path.path()),
+            Some(dir) => dir
+                .join(&intent.name)
+                .unwrap_or_else(|_| intent.path.path()),
             None => intent.path.path(),
         };
         let temp = intent.other.path();
@@ -179,11 +183,13 @@ impl Worktree {
                 Ok(Some(self.aside(intent, &temp, old, now)))
             }
             Act::Put => {
-                let Some(new) = intent.new else { return Ok(None) };
-                let same_as_before = |old: &Old| {
-                    at_path.is_some_and(|stat| stat.identity.ino == old.identity.ino)
+                let Some(new) = intent.new else {
+                    return Ok(None);
                 };
-                let not_begun = at_path.is_none() || intent.old.as_ref().is_some_and(same_as_before);
+                let same_as_before =
+                    |old: &Old| at_path.is_some_and(|stat| stat.identity.ino == old.identity.ino);
+                let not_begun =
+                    at_path.is_none() || intent.old.as_ref().is_some_and(same_as_before);
                 if not_begun {
                     if at_temp.is_some() && index.transfer_of(&new.content)?.is_none() {
                         let _ = self.disk.unlink(&temp);
@@ -243,9 +249,11 @@ impl Worktree {
             let mut index = txn.index(self.no)?;
             for (content, bytes) in index.transfers()? {
                 let record: TransferRecord = cbor::decode("transfer", &bytes)?;
-                let path = path_of(&index, &record.parent)?
-                    .and_then(|dir| dir.join(&record.name).ok());
-                let file = path.as_ref().and_then(|path| self.disk.open_write(path).ok());
+                let path =
+                    path_of(&index, &record.parent)?.and_then(|dir| dir.join(&record.name).ok());
+                let file = path
+                    .as_ref()
+                    .and_then(|path| self.disk.open_write(path).ok());
                 match (path, file) {
                     (Some(path), Some(file)) => {
                         let target = path.parent().unwrap_or_default();
@@ -308,7 +316,9 @@ impl Worktree {
         let mut settled = vec![];
         let mut edits = vec![];
         for number in due {
-            let Some(record) = self.displaced.get(&number).cloned() else { continue };
+            let Some(record) = self.displaced.get(&number).cloned() else {
+                continue;
+            };
             match self.keep_displaced(cx, &record) {
                 Ok(edit) => {
                     edits.extend(edit.map(|read| (record.clone(), read)));
@@ -317,7 +327,11 @@ impl Worktree {
                 Err(StoreError::Packs(why)) => {
                     // History has no room: the file stays where it is until there is.
                     let path = record.path.path();
-                    self.fault(&path, format!("its old version cannot be kept yet: {why}"), cx.now);
+                    self.fault(
+                        &path,
+                        format!("its old version cannot be kept yet: {why}"),
+                        cx.now,
+                    );
                     if let Some(record) = self.displaced.get_mut(&number) {
                         record.due_ms = cx.now.ms + DISPLACED_MS;
                     }
@@ -325,24 +339,26 @@ impl Worktree {
                 Err(error) => return Err(error),
             }
         }
-        let stamp = cx.store.clock(&self.space)? + 1;
-        let txn = cx.store.begin()?;
-        let mut b = Batch::open(&txn, self.no, stamp, cx.now)?;
-        for (record, read) in edits {
-            let node = b.tree.representative(&record.node)?;
-            let past = b.tree.past_for_edit(&node, record.old.row.as_ref())?;
-            if !past.is_empty() {
-                let keys = Keys { content: Some(read.content.clone()), ..Keys::default() };
-                b.write(&Row::new(node, past, keys));
-                b.marks.push(node);
+        // Rows first: while they are not durable the file is the only copy of an edit.
+        if !edits.is_empty() {
+            let stamp = cx.store.clock(&self.space)? + 1;
+            let txn = cx.store.begin()?;
+            let mut b = Batch::open(&txn, self.no, stamp, cx.now)?;
+            for (record, read) in edits {
+                let node = b.tree.representative(&record.node)?;
+                let past = b.tree.past_for_edit(&node, record.old.row.as_ref())?;
+                if !past.is_empty() {
+                    let keys = Keys {
+                        content: Some(read.content.clone()),
+                        ..Keys::default()
+                    };
+                    b.write(&Row::new(node, past, keys));
+                    b.marks.push(node);
+                }
             }
+            let found = b.close();
+            self.commit_found(found, txn, cx.rng, cx.now, progress)?;
         }
-        for (number, _) in &settled {
-            b.index.remove_note(NoteKind::Displaced, *number)?;
-            b.dirty = true;
-        }
-        let found = b.close();
-        // Unlinked before the record goes: a crash in between only looks once more.
         for (number, record) in &settled {
             let _ = self.disk.unlink(&record.temp.path());
             self.displaced.remove(number);
@@ -350,7 +366,15 @@ impl Worktree {
         if self.displaced.is_empty() {
             let _ = self.disk.rmdir(&trash_dir());
         }
-        self.commit_found(found, txn, cx.rng, cx.now, progress)
+        let txn = cx.store.begin()?;
+        {
+            let mut index = txn.index(self.no)?;
+            for (number, _) in &settled {
+                index.remove_note(NoteKind::Displaced, *number)?;
+            }
+        }
+        txn.commit_lazily()?;
+        Ok(())
     }
 
     /// Puts what stands aside into the packs unless it is readable elsewhere on this device.
@@ -364,7 +388,8 @@ impl Worktree {
         let kind = match self.disk.stat(&temp) {
             Ok(Some(stat)) if stat.kind == FileKind::File => Kind::File,
             Ok(Some(stat)) if stat.kind == FileKind::Symlink => Kind::Symlink,
-            _ => return Ok(None),
+            Ok(_) => return Ok(None),
+            Err(error) => return Err(StoreError::Packs(error.to_string())),
         };
         let Ok(found) = read(&*self.disk, &temp, kind, &self.keys) else {
             return Err(StoreError::Packs("it cannot be read".into()));
@@ -391,14 +416,21 @@ impl Worktree {
             if !tables.sources(&content)?.is_empty() {
                 return Ok(());
             }
-            let file = self.disk.open(path).map_err(|e| StoreError::Packs(e.to_string()))?;
+            let file = self
+                .disk
+                .open(path)
+                .map_err(|e| StoreError::Packs(e.to_string()))?;
             let mut read_object = |object: ObjectId, offset: u64, len: u64| {
                 if tables.packed(object.as_bytes())?.is_some() {
                     return Ok(());
                 }
                 let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
-                file.read_at(offset, &mut bytes).map_err(|e| StoreError::Packs(e.to_string()))?;
-                placed.push((object, cx.packs.put(&self.space, &object, &bytes).map_err(packs)?));
+                file.read_at(offset, &mut bytes)
+                    .map_err(|e| StoreError::Packs(e.to_string()))?;
+                placed.push((
+                    object,
+                    cx.packs.put(&self.space, &object, &bytes).map_err(packs)?,
+                ));
                 Ok::<(), StoreError>(())
             };
             match &found.manifest {

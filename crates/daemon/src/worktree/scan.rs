@@ -80,7 +80,11 @@ impl<'t> Batch<'t> {
     pub(super) fn place(&mut self, parent: NodeId, name: &Name) -> At {
         let stamp = self.stamp;
         self.stamp += 1;
-        At { parent, name: name.clone(), stamp }
+        At {
+            parent,
+            name: name.clone(),
+            stamp,
+        }
     }
 
     pub(super) fn put(
@@ -109,7 +113,11 @@ impl Found {
 
 impl Batch<'_> {
     pub(super) fn close(self) -> Found {
-        Found { rows: self.rows, marks: self.marks, dirty: self.dirty }
+        Found {
+            rows: self.rows,
+            marks: self.marks,
+            dirty: self.dirty,
+        }
     }
 }
 
@@ -133,7 +141,13 @@ impl Worktree {
                     Some(found) => {
                         let (dir, node) = (walk.dir.clone(), walk.node);
                         self.examine(
-                            &mut batch, cx.rng, &dir, node, &found.name, &found.stat, Depth::Deep,
+                            &mut batch,
+                            cx.rng,
+                            &dir,
+                            node,
+                            &found.name,
+                            &found.stat,
+                            Depth::Deep,
                         )?;
                     }
                     None => self.end_walk(&mut batch)?,
@@ -191,7 +205,9 @@ impl Worktree {
         if is_reserved(name) || self.tracking.class(path) == Class::Untracked {
             return Ok(());
         }
-        let Some(parent) = self.known_dir(b, rng, &dir)? else { return Ok(()) };
+        let Some(parent) = self.known_dir(b, rng, &dir)? else {
+            return Ok(());
+        };
         match self.disk.stat(path) {
             Ok(Some(stat)) => self.examine(b, rng, &dir, parent, name, &stat, depth),
             Ok(None) => self.vacate(b, parent, name, path),
@@ -225,7 +241,9 @@ impl Worktree {
             match b.index.get(&node, name)? {
                 Some(entry) if entry.kind == Kind::Dir => node = entry.node,
                 _ => {
-                    let Ok(Some(stat)) = self.disk.stat(&path) else { return Ok(None) };
+                    let Ok(Some(stat)) = self.disk.stat(&path) else {
+                        return Ok(None);
+                    };
                     let before = self.walks.len();
                     self.examine(b, rng, &above, node, name, &stat, Depth::Deep)?;
                     return match b.index.get(&node, name)? {
@@ -272,14 +290,21 @@ impl Worktree {
                 return Ok(());
             }
         };
-        let mut listed: BTreeSet<Vec<u8>> =
-            listing.entries.iter().map(|entry| entry.name.clone()).collect();
+        let mut listed: BTreeSet<Vec<u8>> = listing
+            .entries
+            .iter()
+            .map(|entry| entry.name.clone())
+            .collect();
         for error in &listing.errors {
             let path = error.path.clone();
             listed.extend(path.name().map(<[u8]>::to_vec));
             self.disk_fault(error, &path, b.now);
         }
-        if listing.entries.iter().any(|e| e.name == super::ignore::IGNORE_FILE) {
+        if listing
+            .entries
+            .iter()
+            .any(|e| e.name == super::ignore::IGNORE_FILE)
+        {
             self.ignores.forget(dir);
         }
         self.walks.push(Walk {
@@ -311,13 +336,21 @@ impl Worktree {
             }
         }
         let dir = dir.clone();
-        self.walks.push(Walk { dir, node, entries, listed: BTreeSet::new(), complete: false });
+        self.walks.push(Walk {
+            dir,
+            node,
+            entries,
+            listed: BTreeSet::new(),
+            complete: false,
+        });
         Ok(())
     }
 
     /// What the index knows of a directory and the listing did not show is vacated.
     fn end_walk(&mut self, b: &mut Batch<'_>) -> Result<(), StoreError> {
-        let Some(walk) = self.walks.pop() else { return Ok(()) };
+        let Some(walk) = self.walks.pop() else {
+            return Ok(());
+        };
         if !walk.complete {
             return Ok(());
         }
@@ -343,7 +376,9 @@ impl Worktree {
             && !self.breaker.held().local.contains_key(&entry.node)
         {
             self.last_vacated_ms = b.now.ms;
-            self.vacated.entry((parent, name.to_vec())).or_insert(b.now.ms + VACATED_MS);
+            self.vacated
+                .entry((parent, name.to_vec()))
+                .or_insert(b.now.ms + VACATED_MS);
         }
         Ok(())
     }
@@ -360,7 +395,9 @@ impl Worktree {
         stat: &Stat,
         depth: Depth,
     ) -> Result<(), StoreError> {
-        let Ok(path) = dir.join(name) else { return Ok(()) };
+        let Ok(path) = dir.join(name) else {
+            return Ok(());
+        };
         if is_reserved(name) || self.own_home == Some((stat.identity.dev, stat.identity.ino)) {
             return Ok(());
         }
@@ -409,7 +446,8 @@ impl Worktree {
         depth: Depth,
     ) -> Result<(), StoreError> {
         let identity = file_identity(&stat.identity);
-        let changed_mode = self.probe.modes && known.kind != Kind::Symlink && stat.mode != known.mode;
+        let changed_mode =
+            self.probe.modes && known.kind != Kind::Symlink && stat.mode != known.mode;
         if known.kind == Kind::Dir {
             let elsewhere = identity.dev != known.identity.dev && identity.dev != self.root.dev;
             if elsewhere && known.identity.dev == self.root.dev {
@@ -465,7 +503,10 @@ impl Worktree {
                 if past.is_empty() {
                     return Err(StoreError::Misuse("an edit of a node without rows".into()));
                 }
-                let keys = Keys { content: Some(read.content.clone()), ..Keys::default() };
+                let keys = Keys {
+                    content: Some(read.content.clone()),
+                    ..Keys::default()
+                };
                 known.row = Some(b.write(&Row::new(node, past, keys)));
                 known.node = node;
                 known.content = Some(read.content.id);
@@ -487,7 +528,10 @@ impl Worktree {
         let node = b.tree.representative(&known.node)?;
         let past = b.tree.past_for_edit(&node, known.row.as_ref())?;
         if !past.is_empty() {
-            let keys = Keys { mode: Some(mode), ..Keys::default() };
+            let keys = Keys {
+                mode: Some(mode),
+                ..Keys::default()
+            };
             b.write(&Row::new(node, past, keys));
         }
         Ok(())
@@ -569,7 +613,9 @@ impl Worktree {
         let entry = Entry {
             node,
             kind,
-            identity: read.as_ref().map_or(file_identity(&stat.identity), |read| read.identity),
+            identity: read
+                .as_ref()
+                .map_or(file_identity(&stat.identity), |read| read.identity),
             mode: stat.mode,
             row: read.as_ref().map(|_| id),
             content: read.as_ref().map(|read| read.content.id),
@@ -598,7 +644,9 @@ impl Worktree {
         kind: Kind,
         node: NodeId,
     ) -> Result<(), StoreError> {
-        let Some(state) = b.tree.node(&node)? else { return Ok(()) };
+        let Some(state) = b.tree.node(&node)? else {
+            return Ok(());
+        };
         b.marks.push(node);
         if state.kind != kind {
             // Of another kind: a node of its own; which one shows is the tree's to say.
@@ -621,7 +669,9 @@ impl Worktree {
             b.put(&parent, name.as_bytes(), &entry)?;
             return self.begin_walk(b, path, node);
         }
-        let Some(shown) = state.content else { return Ok(()) };
+        let Some(shown) = state.content else {
+            return Ok(());
+        };
         let read = match self.read_entry(path, kind, b) {
             Ok(read) => read,
             Err(error) => {
@@ -633,9 +683,15 @@ impl Worktree {
         if read.content.id != shown.content.id {
             // Its own content, then the pac's again: kept in history, listed once.
             let past = b.tree.past_for_edit(&node, None)?;
-            let own = Keys { content: Some(read.content.clone()), ..Keys::default() };
+            let own = Keys {
+                content: Some(read.content.clone()),
+                ..Keys::default()
+            };
             row = b.write(&Row::new(node, past, own));
-            let again = Keys { content: Some(shown.content), ..Keys::default() };
+            let again = Keys {
+                content: Some(shown.content),
+                ..Keys::default()
+            };
             b.write(&Row::new(node, vec![row], again));
             b.index.note_set_aside(&node, path.as_bytes())?;
             self.keep_manifest(b, &read)?;
@@ -687,7 +743,9 @@ impl Worktree {
         let entry = Entry {
             node,
             kind,
-            identity: read.as_ref().map_or(file_identity(&stat.identity), |read| read.identity),
+            identity: read
+                .as_ref()
+                .map_or(file_identity(&stat.identity), |read| read.identity),
             mode: stat.mode,
             row: read.as_ref().map(|_| id),
             content: read.as_ref().map(|read| read.content.id),
@@ -717,13 +775,18 @@ impl Worktree {
                 doomed.extend(b.index.children(&entry.node)?.into_iter().map(|(_, e)| e));
             }
             let node = b.tree.representative(&entry.node)?;
-            let Some(state) = b.tree.node(&node)? else { continue };
+            let Some(state) = b.tree.node(&node)? else {
+                continue;
+            };
             if state.dead {
                 continue;
             }
             let past = b.tree.past_for_edit(&node, entry.row.as_ref())?;
             if !past.is_empty() {
-                let keys = Keys { life: Some(Life::Dead), ..Keys::default() };
+                let keys = Keys {
+                    life: Some(Life::Dead),
+                    ..Keys::default()
+                };
                 b.write(&Row::new(node, past, keys));
             }
         }
@@ -733,7 +796,10 @@ impl Worktree {
 
     /// True once a path that looks like a move has stood for the settle time.
     fn settled(&mut self, path: &RelPath, now: Now) -> bool {
-        let due = *self.settling.entry(path.clone()).or_insert(now.ms + SETTLE_MS);
+        let due = *self
+            .settling
+            .entry(path.clone())
+            .or_insert(now.ms + SETTLE_MS);
         if due > now.ms {
             return false;
         }
@@ -746,7 +812,11 @@ impl Worktree {
             ReadError::Disk(error) if error.is_not_found() => self.queue.soon(path.clone(), now.ms),
             ReadError::Disk(error) => self.disk_fault(error, path, now),
             ReadError::Changing => {
-                self.fault(path, "it changes while it is read; it is tried again".into(), now);
+                self.fault(
+                    path,
+                    "it changes while it is read; it is tried again".into(),
+                    now,
+                );
                 self.queue.quiet(path.clone(), now.ms);
             }
             ReadError::Content(why) => self.fault(path, why.clone(), now),
@@ -765,7 +835,9 @@ impl Worktree {
     }
 
     fn keep_manifest(&mut self, b: &mut Batch<'_>, read: &Read) -> Result<(), StoreError> {
-        let Some(tree) = &read.manifest else { return Ok(()) };
+        let Some(tree) = &read.manifest else {
+            return Ok(());
+        };
         super::content::keep_manifest(&mut b.index, &self.keys, &read.content.id, tree)
     }
 }

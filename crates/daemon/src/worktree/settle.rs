@@ -30,7 +30,9 @@ pub(super) fn path_of(index: &Index<'_>, node: &NodeId) -> Result<Option<RelPath
     let mut names = vec![];
     let mut at = *node;
     while at != NodeId::ROOT {
-        let Some((parent, name)) = index.location(&at)? else { return Ok(None) };
+        let Some((parent, name)) = index.location(&at)? else {
+            return Ok(None);
+        };
         names.push(name);
         at = parent;
     }
@@ -50,13 +52,19 @@ impl Worktree {
             return Ok(None);
         }
         for node in b.index.by_inode(stat.identity.ino)? {
-            let Some((parent, name, entry)) = b.index.entry_of(&node)? else { continue };
+            let Some((parent, name, entry)) = b.index.entry_of(&node)? else {
+                continue;
+            };
             let same = entry.kind == kind
                 && entry.identity.ino == stat.identity.ino
                 && entry.identity.dev == stat.identity.dev
                 && entry.identity.btime_ns == stat.identity.btime_ns;
             if same && self.is_vacant(b, &parent, &name)? {
-                return Ok(Some(MovedFrom { parent, name, entry }));
+                return Ok(Some(MovedFrom {
+                    parent,
+                    name,
+                    entry,
+                }));
             }
         }
         Ok(None)
@@ -72,21 +80,28 @@ impl Worktree {
             return Ok(None);
         }
         let nodes = b.index.by_content(&content.id)?;
-        let [node] = nodes.as_slice() else { return Ok(None) };
-        let Some((parent, name, entry)) = b.index.entry_of(node)? else { return Ok(None) };
+        let [node] = nodes.as_slice() else {
+            return Ok(None);
+        };
+        let Some((parent, name, entry)) = b.index.entry_of(node)? else {
+            return Ok(None);
+        };
         let vacant = self.vacated.contains_key(&(parent, name.clone()))
             && self.is_vacant(b, &parent, &name)?;
-        Ok(vacant.then_some(MovedFrom { parent, name, entry }))
+        Ok(vacant.then_some(MovedFrom {
+            parent,
+            name,
+            entry,
+        }))
     }
 
-    fn is_vacant(
-        &self,
-        b: &Batch<'_>,
-        parent: &NodeId,
-        name: &[u8],
-    ) -> Result<bool, StoreError> {
-        let Some(dir) = path_of(&b.index, parent)? else { return Ok(false) };
-        let Ok(path) = dir.join(name) else { return Ok(false) };
+    fn is_vacant(&self, b: &Batch<'_>, parent: &NodeId, name: &[u8]) -> Result<bool, StoreError> {
+        let Some(dir) = path_of(&b.index, parent)? else {
+            return Ok(false);
+        };
+        let Ok(path) = dir.join(name) else {
+            return Ok(false);
+        };
         Ok(matches!(self.disk.stat(&path), Ok(None)))
     }
 
@@ -109,12 +124,20 @@ impl Worktree {
             return Ok(());
         }
         let at = b.place(dir, name);
-        b.write(&Row::new(node, past, Keys { at: Some(at), ..Keys::default() }));
+        b.write(&Row::new(
+            node,
+            past,
+            Keys {
+                at: Some(at),
+                ..Keys::default()
+            },
+        ));
         b.index.remove(&from.parent, &from.name)?;
         let mut entry = from.entry;
         // Only the change time may differ without a change of content.
         let seen = file_identity(&stat.identity);
-        let only_moved = seen.size == entry.identity.size && seen.mtime_ns == entry.identity.mtime_ns;
+        let only_moved =
+            seen.size == entry.identity.size && seen.mtime_ns == entry.identity.mtime_ns;
         if only_moved || entry.kind == Kind::Dir {
             entry.identity = seen;
         }
@@ -143,12 +166,16 @@ impl Worktree {
             }
             return Ok(());
         }
-        let Some(first) = self.vacated.values().copied().min() else { return Ok(()) };
+        let Some(first) = self.vacated.values().copied().min() else {
+            return Ok(());
+        };
         let quiet = now >= self.last_vacated_ms.saturating_add(SETTLE_MS);
         if first > now || !(quiet || now >= first.saturating_add(BURST_MS)) {
             if first <= now {
                 let again = now + SETTLE_MS;
-                self.vacated.values_mut().for_each(|due| *due = (*due).max(again));
+                self.vacated
+                    .values_mut()
+                    .for_each(|due| *due = (*due).max(again));
             }
             return Ok(());
         }
@@ -166,8 +193,12 @@ impl Worktree {
         let mut batch = Batch::open(&txn, self.no, stamp, cx.now)?;
         let mut gone = vec![];
         for ((parent, name), _) in vacated {
-            let Some(entry) = batch.index.get(&parent, &name)? else { continue };
-            let Some(dir) = path_of(&batch.index, &parent)? else { continue };
+            let Some(entry) = batch.index.get(&parent, &name)? else {
+                continue;
+            };
+            let Some(dir) = path_of(&batch.index, &parent)? else {
+                continue;
+            };
             let Ok(path) = dir.join(&name) else { continue };
             match self.disk.stat(&path) {
                 Ok(None) => gone.push((parent, name, path, entry)),
@@ -180,7 +211,10 @@ impl Worktree {
             count += 1 + count_below(&batch.index, entry)?;
         }
         let entries = self.count_entries(&batch)?;
-        if self.breaker.trips(Direction::Local, count, entries, cx.now.ms) {
+        if self
+            .breaker
+            .trips(Direction::Local, count, entries, cx.now.ms)
+        {
             for (_, _, path, entry) in gone {
                 self.breaker.held_mut().local.insert(entry.node, path);
             }
@@ -214,7 +248,9 @@ impl Worktree {
         let rows = {
             let mut batch = Batch::open(&txn, self.no, stamp, cx.now)?;
             for node in held.local.keys() {
-                let Some((parent, name, entry)) = batch.index.entry_of(node)? else { continue };
+                let Some((parent, name, entry)) = batch.index.entry_of(node)? else {
+                    continue;
+                };
                 self.bury(&mut batch, &parent, &name, &entry)?;
             }
             batch.close().into_rows()
@@ -252,10 +288,18 @@ impl Worktree {
         let rows = {
             let mut batch = Batch::open(&txn, self.no, stamp, cx.now)?;
             for node in held.local.keys() {
-                let Some((parent, name, entry)) = batch.index.entry_of(node)? else { continue };
+                let Some((parent, name, entry)) = batch.index.entry_of(node)? else {
+                    continue;
+                };
                 let mut below = vec![entry];
                 while let Some(entry) = below.pop() {
-                    below.extend(batch.index.children(&entry.node)?.into_iter().map(|(_, e)| e));
+                    below.extend(
+                        batch
+                            .index
+                            .children(&entry.node)?
+                            .into_iter()
+                            .map(|(_, e)| e),
+                    );
                     marks.push(batch.tree.representative(&entry.node)?);
                 }
                 forget_tree(&mut batch.index, &parent, &name)?;
@@ -263,9 +307,15 @@ impl Worktree {
             }
             for node in held.remote.keys() {
                 let node = batch.tree.representative(node)?;
-                let Some(state) = batch.tree.node(&node)? else { continue };
+                let Some(state) = batch.tree.node(&node)? else {
+                    continue;
+                };
                 let content = state.content.map(|shown| shown.content);
-                let keys = Keys { content, life: Some(Life::Live), ..Keys::default() };
+                let keys = Keys {
+                    content,
+                    life: Some(Life::Live),
+                    ..Keys::default()
+                };
                 batch.write(&Row::new(node, state.heads, keys));
                 marks.push(node);
             }
@@ -307,7 +357,10 @@ impl Worktree {
         }
         let stats = tree.stats()?;
         let entries = stats.files + stats.dirs + stats.symlinks + gone.len() as u64;
-        if self.breaker.trips(Direction::Remote, gone.len() as u64, entries, now.ms) {
+        if self
+            .breaker
+            .trips(Direction::Remote, gone.len() as u64, entries, now.ms)
+        {
             for node in gone {
                 let path = super::content::path_in(&index, &node)?.unwrap_or_default();
                 self.breaker.held_mut().remote.insert(node, path);

@@ -29,7 +29,9 @@ pub struct Tracking {
 impl Tracking {
     /// Tracks everything: whole-directory spaces.
     pub fn all() -> Self {
-        Self { paths: BTreeMap::from([(RelPath::root(), true)]) }
+        Self {
+            paths: BTreeMap::from([(RelPath::root(), true)]),
+        }
     }
 
     /// Reads the map from a settings document; entries that are no paths are passed over.
@@ -37,7 +39,9 @@ impl Tracking {
         let paths = settings
             .iter()
             .filter_map(|(key, value)| {
-                let Setting::Flag(flag) = value else { return None };
+                let Setting::Flag(flag) = value else {
+                    return None;
+                };
                 let path = unescape(key.strip_prefix(KEY)?)?;
                 Some((RelPath::from_bytes(&path).ok()?, *flag))
             })
@@ -55,8 +59,15 @@ impl Tracking {
         if self.is_tracked(path) {
             return Class::Tracked;
         }
-        let beneath = self.paths.range(path.clone()..).take_while(|(p, _)| p.starts_with(path));
-        if beneath.clone().any(|(_, yes)| *yes) { Class::Above } else { Class::Untracked }
+        let beneath = self
+            .paths
+            .range(path.clone()..)
+            .take_while(|(p, _)| p.starts_with(path));
+        if beneath.clone().any(|(_, yes)| *yes) {
+            Class::Above
+        } else {
+            Class::Untracked
+        }
     }
 
     /// True if the longest entry that covers the path says yes.
@@ -93,7 +104,11 @@ fn escape(bytes: &[u8]) -> String {
     let mut text = String::new();
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
-            if c == '%' { text.push_str("%25") } else { text.push(c) }
+            if c == '%' {
+                text.push_str("%25")
+            } else {
+                text.push(c)
+            }
         }
         for byte in chunk.invalid() {
             text.push_str(&format!("%{byte:02x}"));
@@ -130,8 +145,9 @@ mod tests {
     #[test]
     fn the_longest_match_wins() {
         let map = [("a", true), ("a/b", false), ("a/b/c", true), ("x/y", true)];
-        let tracking =
-            Tracking { paths: map.iter().map(|(p, yes)| (path(p), *yes)).collect() };
+        let tracking = Tracking {
+            paths: map.iter().map(|(p, yes)| (path(p), *yes)).collect(),
+        };
         assert_eq!(tracking.class(&path("a/z")), Class::Tracked);
         assert_eq!(tracking.class(&path("a/b")), Class::Above);
         assert_eq!(tracking.class(&path("a/b/q")), Class::Untracked);

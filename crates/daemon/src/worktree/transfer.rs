@@ -8,7 +8,7 @@ use pacsync_protocol::content::{
     IdKeys, Manifest, ManifestId, ObjectId, Piece, PieceSource, SMALL_MAX, Walk,
 };
 use pacsync_protocol::session::Wanted;
-use pacsync_protocol::wire::{Item, Pieces, ChunkRef};
+use pacsync_protocol::wire::{ChunkRef, Item, Pieces};
 use pacsync_protocol::{ChunkId, ContentId, NodeId};
 use pacsync_store::StoreError;
 use pacsync_store::index::IndexReader;
@@ -59,9 +59,15 @@ enum State {
     /// The top manifest is asked for.
     Top { asked: bool },
     /// Manifests below are asked for.
-    Subs { missing: VecDeque<ManifestId>, asked: BTreeSet<ManifestId> },
+    Subs {
+        missing: VecDeque<ManifestId>,
+        asked: BTreeSet<ManifestId>,
+    },
     /// Chunks come.
-    Chunks { todo: VecDeque<Piece>, asked: BTreeMap<ChunkId, Vec<Piece>> },
+    Chunks {
+        todo: VecDeque<Piece>,
+        asked: BTreeMap<ChunkId, Vec<Piece>>,
+    },
 }
 
 pub(super) struct Transfer {
@@ -91,7 +97,10 @@ impl Transfers {
     }
 
     pub(super) fn paths(&self) -> Vec<(RelPath, u64, u64)> {
-        self.big.values().map(|t| (t.target.clone(), t.here, t.record.size)).collect()
+        self.big
+            .values()
+            .map(|t| (t.target.clone(), t.here, t.record.size))
+            .collect()
     }
 
     pub(super) fn get(&self, content: &ContentId) -> Option<&Transfer> {
@@ -160,7 +169,10 @@ impl Worktree {
             return None;
         }
         self.transfers.asked.extend(ids.iter().copied());
-        Some(Request { what: Wanted::Contents(ids), bytes })
+        Some(Request {
+            what: Wanted::Contents(ids),
+            bytes,
+        })
     }
 
     fn next_big_request(&mut self, now_ms: u64) -> Option<Request> {
@@ -171,15 +183,24 @@ impl Worktree {
             match &mut transfer.state {
                 State::Top { asked } if !*asked => {
                     *asked = true;
-                    return Some(Request { what: Wanted::Contents(vec![*content]), bytes: 64 << 10 });
+                    return Some(Request {
+                        what: Wanted::Contents(vec![*content]),
+                        bytes: 64 << 10,
+                    });
                 }
                 State::Subs { missing, asked } if !missing.is_empty() => {
                     let count = missing.len().min(64);
                     let ids: Vec<ManifestId> = missing.drain(..count).collect();
                     asked.extend(ids.iter().copied());
                     let pieces = Pieces::Manifests(ids);
-                    let what = Wanted::Pieces { content: *content, pieces };
-                    return Some(Request { what, bytes: 1 << 20 });
+                    let what = Wanted::Pieces {
+                        content: *content,
+                        pieces,
+                    };
+                    return Some(Request {
+                        what,
+                        bytes: 1 << 20,
+                    });
                 }
                 State::Chunks { todo, asked } if !todo.is_empty() => {
                     let mut chunks = vec![];
@@ -189,7 +210,9 @@ impl Worktree {
                         && (chunks.is_empty() || bytes + piece.len <= CHUNKS_BYTES)
                         && let Some(piece) = todo.pop_front()
                     {
-                        let PieceSource::Chunk(id) = piece.source else { continue };
+                        let PieceSource::Chunk(id) = piece.source else {
+                            continue;
+                        };
                         let places = asked.entry(id).or_default();
                         places.push(piece);
                         if places.len() == 1 {
@@ -202,7 +225,10 @@ impl Worktree {
                         continue;
                     }
                     let pieces = Pieces::Chunks(chunks);
-                    let what = Wanted::Pieces { content: *content, pieces };
+                    let what = Wanted::Pieces {
+                        content: *content,
+                        pieces,
+                    };
                     return Some(Request { what, bytes });
                 }
                 _ => {}
@@ -223,7 +249,9 @@ impl Worktree {
     ) -> Result<Result<(), String>, StoreError> {
         for (object, item) in items {
             let taken = match (object, item, what) {
-                (ObjectId::Content(id), Item::Whole(bytes), _) => self.arrived_small(cx, id, bytes)?,
+                (ObjectId::Content(id), Item::Whole(bytes), _) => {
+                    self.arrived_small(cx, id, bytes)?
+                }
                 (ObjectId::Content(id), Item::Manifest(bytes), _) => {
                     self.arrived_top(cx, id, bytes)?
                 }
@@ -252,7 +280,9 @@ impl Worktree {
         if self.keys.content_id(&bytes) != id {
             return Ok(false);
         }
-        let Some(waiting) = self.waiting.remove(&id) else { return Ok(true) };
+        let Some(waiting) = self.waiting.remove(&id) else {
+            return Ok(true);
+        };
         if waiting.for_packs {
             self.pack_small(cx, &id, &bytes)?;
         }
@@ -271,7 +301,9 @@ impl Worktree {
         bytes: Vec<u8>,
     ) -> Result<bool, StoreError> {
         self.transfers.asked.remove(&id);
-        let Some(transfer) = self.transfers.big.get_mut(&id) else { return Ok(true) };
+        let Some(transfer) = self.transfers.big.get_mut(&id) else {
+            return Ok(true);
+        };
         let top = self.keys.manifest_id(&bytes);
         match Manifest::decode(&bytes) {
             Ok(manifest) if manifest.size() == transfer.record.size => {}
@@ -300,7 +332,9 @@ impl Worktree {
         if !self.keys.names(&ObjectId::Manifest(id), &bytes) {
             return Ok(false);
         }
-        let Some(transfer) = self.transfers.big.get_mut(content) else { return Ok(true) };
+        let Some(transfer) = self.transfers.big.get_mut(content) else {
+            return Ok(true);
+        };
         let mut done = false;
         if let State::Subs { missing, asked } = &mut transfer.state {
             asked.remove(&id);
@@ -325,12 +359,21 @@ impl Worktree {
         let index = IndexReader::new(&tx, self.no);
         let tables = index.contents()?;
         use pacsync_store::index::ContentTables;
-        let Some(top) = tables.manifest_of(content)? else { return Ok(()) };
-        let Some(bytes) = tables.manifest(&top)? else { return Ok(()) };
+        let Some(top) = tables.manifest_of(content)? else {
+            return Ok(());
+        };
+        let Some(bytes) = tables.manifest(&top)? else {
+            return Ok(());
+        };
         let missing = missing_manifests(&tables, &bytes)?;
-        let Some(transfer) = self.transfers.big.get_mut(content) else { return Ok(()) };
+        let Some(transfer) = self.transfers.big.get_mut(content) else {
+            return Ok(());
+        };
         if !missing.is_empty() {
-            transfer.state = State::Subs { missing: missing.into(), asked: BTreeSet::new() };
+            transfer.state = State::Subs {
+                missing: missing.into(),
+                asked: BTreeSet::new(),
+            };
             return Ok(());
         }
         let lookup = |id: &_| tables.manifest(id).ok().flatten();
@@ -357,7 +400,10 @@ impl Worktree {
             path_of: &path_of,
         };
         let todo = fill_from_here(transfer, &contents, &self.keys, pieces)?;
-        transfer.state = State::Chunks { todo, asked: BTreeMap::new() };
+        transfer.state = State::Chunks {
+            todo,
+            asked: BTreeMap::new(),
+        };
         self.finish_transfer_if_whole(cx, content);
         Ok(())
     }
@@ -372,8 +418,12 @@ impl Worktree {
         if self.keys.chunk_id(bytes) != *id {
             return false;
         }
-        let Some(transfer) = self.transfers.big.get_mut(content) else { return true };
-        let State::Chunks { todo, asked } = &mut transfer.state else { return true };
+        let Some(transfer) = self.transfers.big.get_mut(content) else {
+            return true;
+        };
+        let State::Chunks { todo, asked } = &mut transfer.state else {
+            return true;
+        };
         for piece in asked.remove(id).unwrap_or_default() {
             match transfer.file.write_at(piece.offset, bytes) {
                 Ok(()) => transfer.here += piece.len,
@@ -381,7 +431,10 @@ impl Worktree {
                     todo.push_back(piece);
                     transfer.not_before_ms = cx.now.ms + super::RETRY_MS;
                     let path = transfer.target.clone();
-                    let node = self.waiting.get(content).and_then(|w| w.nodes.first().copied());
+                    let node = self
+                        .waiting
+                        .get(content)
+                        .and_then(|w| w.nodes.first().copied());
                     if let Some(node) = node {
                         self.node_fault(&path, node, super::describe(&error), cx.now);
                     }
@@ -394,8 +447,12 @@ impl Worktree {
     }
 
     fn finish_transfer_if_whole(&mut self, _cx: &Context<'_>, content: &ContentId) {
-        let Some(transfer) = self.transfers.big.get(content) else { return };
-        let State::Chunks { todo, asked } = &transfer.state else { return };
+        let Some(transfer) = self.transfers.big.get(content) else {
+            return;
+        };
+        let State::Chunks { todo, asked } = &transfer.state else {
+            return;
+        };
         if todo.is_empty()
             && asked.is_empty()
             && let Some(waiting) = self.waiting.remove(content)
@@ -450,7 +507,12 @@ impl Worktree {
 
     /// When something that was missing may be asked for again.
     pub fn next_request_due(&self) -> Option<u64> {
-        let big = self.transfers.big.values().map(|t| t.not_before_ms).filter(|at| *at > 0);
+        let big = self
+            .transfers
+            .big
+            .values()
+            .map(|t| t.not_before_ms)
+            .filter(|at| *at > 0);
         self.transfers.missing.values().copied().chain(big).min()
     }
 
@@ -507,7 +569,9 @@ fn missing_manifests(
     let mut missing = vec![];
     let mut open = vec![top.to_vec()];
     while let Some(bytes) = open.pop() {
-        let Ok(manifest) = Manifest::decode(&bytes) else { continue };
+        let Ok(manifest) = Manifest::decode(&bytes) else {
+            continue;
+        };
         for id in manifest.subs() {
             match tables.manifest(&id)? {
                 Some(bytes) => open.push(bytes),
@@ -555,4 +619,3 @@ fn fill_from_here(
     }
     Ok(todo)
 }
-

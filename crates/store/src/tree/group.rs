@@ -169,8 +169,9 @@ impl TreeTables<'_> {
         group.at = at;
         group.named |= lost.named;
         group.live_children += lost.live_children;
-        let replay = group.kind == Kind::Dir && group.named;
-        self.b.pending.replay |= replay;
+        if group.kind == Kind::Dir && group.named {
+            self.b.totals_mut().replay_due = true;
+        }
         self.give_way(loser, winner)?;
         Ok(winner)
     }

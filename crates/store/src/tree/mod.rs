@@ -90,7 +90,7 @@ pub enum Inserted {
 pub struct Settled {
     /// Representatives about which anything but the number of live children changed, and those
     /// that were merged away; sorted. May name some that look the same. What lies beneath a moved
-    /// directory is not named.
+    /// directory is not named, nor is a dead node whose directory was unified.
     pub changed: Vec<NodeId>,
     /// `into` rows to be written now; the same from every replica in the same state.
     pub unify: Vec<Row>,

@@ -200,9 +200,9 @@ impl<B: Backend> Tree<B> {
         let mut at = NodeId::ROOT;
         for name in path {
             if at != NodeId::ROOT
-                && !self
+                && self
                     .find_group(&at)?
-                    .is_some_and(|(_, group)| group.kind == Kind::Dir)
+                    .is_none_or(|(_, group)| group.kind != Kind::Dir)
             {
                 return Ok(None);
             }

@@ -39,6 +39,7 @@ pub struct Held {
     pub(super) row: Row,
 }
 
+#[expect(clippy::large_enum_variant, reason = "nearly all are groups")]
 /// What the table says about a node.
 #[derive(Debug, Clone)]
 pub enum Slot {
@@ -84,6 +85,8 @@ pub struct Group {
 pub struct Totals {
     pub(super) stats: TreeStats,
     pub(super) max_stamp: Stamp,
+    /// Directory placements are stale, maybe cyclic, until they are replayed.
+    pub(super) replay_due: bool,
 }
 
 fn put(out: &mut Vec<u8>, mut value: u64) {
@@ -391,7 +394,7 @@ impl Group {
 }
 
 impl Totals {
-    pub(super) const LEN: usize = 48;
+    pub(super) const LEN: usize = 49;
 
     pub(super) fn encode(&self) -> [u8; Self::LEN] {
         let s = &self.stats;
@@ -406,6 +409,9 @@ impl Totals {
         let mut out = [0; Self::LEN];
         for (slot, number) in out.chunks_exact_mut(8).zip(numbers) {
             slot.copy_from_slice(&number.to_be_bytes());
+        }
+        if let Some(flag) = out.last_mut() {
+            *flag = u8::from(self.replay_due);
         }
         out
     }
@@ -424,6 +430,7 @@ impl Totals {
                 conflicts: next(),
             },
             max_stamp: next(),
+            replay_due: bytes.last() == Some(&1),
         }
     }
 }

@@ -61,7 +61,7 @@ impl TreeTables<'_> {
         if parent != NodeId::ROOT && !self.b.group(&parent)?.named {
             self.b.group_mut(&parent)?.named = true;
         }
-        if self.b.pending.replay {
+        if self.b.totals.replay_due {
             return Ok(());
         }
         let group = self.b.group(rep)?;
@@ -74,7 +74,7 @@ impl TreeTables<'_> {
         } else if is_last {
             !self.is_within(parent, rep)?
         } else {
-            self.b.pending.replay = true;
+            self.b.totals_mut().replay_due = true;
             false
         };
         if counts {
@@ -171,7 +171,7 @@ impl TreeTables<'_> {
         }
         self.b.group_mut(rep)?.at = last.map(|(_, id)| id);
         self.b.last_move = None;
-        self.b.pending.replay = true;
+        self.b.totals_mut().replay_due = true;
         Ok(())
     }
 }

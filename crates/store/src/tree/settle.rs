@@ -34,7 +34,8 @@ impl TreeTables<'_> {
         for node in pending.touched {
             touched.insert(self.b.rep(&node)?);
         }
-        if pending.replay {
+        if self.b.totals.replay_due {
+            self.b.totals_mut().replay_due = false;
             settled.replayed = self.replay(&mut touched)?;
         }
         self.b.pending.paths = pending.paths;

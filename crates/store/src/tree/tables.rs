@@ -140,8 +140,6 @@ pub(super) struct Pending {
     pub(super) gone: BTreeSet<NodeId>,
     /// Keys of paths.
     pub(super) paths: BTreeSet<Vec<u8>>,
-    /// Directory placements have to be replayed.
-    pub(super) replay: bool,
 }
 
 pub(super) fn space_key<const N: usize>(space: u32, parts: &[&[u8]]) -> [u8; N] {
@@ -593,7 +591,6 @@ impl Drop for WriteTables<'_> {
 const PENDING_TOUCHED: u8 = 1;
 const PENDING_GONE: u8 = 2;
 const PENDING_PATH: u8 = 3;
-const PENDING_REPLAY: u8 = 4;
 
 impl Pending {
     fn encode(&self) -> Vec<u8> {
@@ -608,9 +605,6 @@ impl Pending {
             out.push(PENDING_PATH);
             out.extend_from_slice(&(path.len() as u64).to_be_bytes());
             out.extend_from_slice(path);
-        }
-        if self.replay {
-            out.push(PENDING_REPLAY);
         }
         out
     }
@@ -639,7 +633,6 @@ impl Pending {
                     let len = usize::try_from(u64::from_be_bytes(len)).map_err(|_| BAD)?;
                     self.paths.insert(take(len, &mut bytes)?);
                 }
-                PENDING_REPLAY => self.replay = true,
                 _ => return Err(BAD),
             }
         }

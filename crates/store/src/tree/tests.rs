@@ -229,6 +229,9 @@ fn states<B: Backend>(tree: &Tree<B>, nodes: &[NodeId]) -> BTreeMap<NodeId, Node
     for id in nodes {
         if let Some(mut state) = tree.node(id).expect("reads") {
             state.live_children = 0;
+            if state.dead {
+                state.parent = None;
+            }
             states.insert(*id, state);
         }
     }

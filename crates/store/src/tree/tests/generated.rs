@@ -361,7 +361,11 @@ fn run(history: &History, dice: &mut Dice) -> Outcome {
                         || before
                             .get(id)
                             .is_some_and(|old| settled.changed.contains(&old.id)));
-                assert!(same || told, "{id:?} changed and nobody was told");
+                assert!(
+                    same || told,
+                    "{id:?} changed and nobody was told: {state:?}, before {:?}",
+                    before.get(id)
+                );
             }
             assert!(settled.changed.is_sorted());
             before = after;

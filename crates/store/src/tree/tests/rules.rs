@@ -696,7 +696,7 @@ fn measure() {
         let tx = db.begin_write().expect("a transaction");
         let mut tree = TreeTables::open(&tx, SPACE).expect("opens");
         let birth = file(1, "f", 1, 1);
-        let mut put = |tree: &mut TreeTables<'_>, row: &Row, seq: u64| {
+        let put = |tree: &mut TreeTables<'_>, row: &Row, seq: u64| {
             let bytes = row.to_bytes();
             tree.insert(row.id(), row, &bytes, Carrier { log: 1, seq })
                 .expect("taken");
