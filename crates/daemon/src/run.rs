@@ -86,6 +86,11 @@ impl DaemonError {
                     .into(),
             ),
             Self::Store(error) if error.is_no_space() => Some("make room on the disk".into()),
+            Self::Net(NetError::AddressInUse { .. }) => Some(
+                "another program has the port: `ss -ulpn` shows which; or choose another with \
+                 --listen IP:PORT, 0 for any"
+                    .into(),
+            ),
             Self::RootMissing(_) => Some(
                 "bring it back (is its disk mounted?), or make it with mkdir if it is to begin \
                  empty"
@@ -238,7 +243,7 @@ pub fn run(home: &Home, ready: Box<dyn FnOnce() + Send>) -> Result<(), DaemonErr
 }
 
 fn open_replica(home: &Home, identity: &Identity) -> Result<(Store, PackStore), DaemonError> {
-    let store = Store::open(&home.replica_path(), identity.clone(), &mut OsRng)?;
+    let store = home.open_store(identity.clone(), &mut OsRng)?;
     let packs = |e: &dyn std::fmt::Display| DaemonError::Packs(e.to_string());
     let files = DiskFiles::open(&home.packs_path()).map_err(|e| packs(&e))?;
     let (store_packs, report) =

@@ -92,13 +92,13 @@ impl Device {
                 device,
                 reply,
             } => {
-                let device = match device.map(|name| self.device_by_name(&name)).transpose() {
-                    Ok(device) => device,
-                    Err(error) => {
-                        let _ = reply.send(Err(error));
-                        return Ok(());
-                    }
-                };
+                if let Some(name) = &device
+                    && let Err(error) = self.device_by_name(name)
+                    && self.knows_names()
+                {
+                    let _ = reply.send(Err(error));
+                    return Ok(());
+                }
                 if let Err(error) = self.look_at(&[], now) {
                     let _ = reply.send(Err(error));
                     return Ok(());
@@ -107,7 +107,8 @@ impl Device {
                 self.waiters.push(Waiter::Wait(Wait {
                     reply,
                     deadline_ms: timeout.map(|t| now.ms.saturating_add(t)),
-                    device,
+                    name: device,
+                    device: None,
                     scanned: false,
                     stuck_since_ms: None,
                     asked: Default::default(),
@@ -166,7 +167,14 @@ impl Device {
         Ok(SpaceReport { space })
     }
 
-    fn device_by_name(&self, name: &str) -> Result<DeviceId, CommandError> {
+    /// Whether the names of devices, which are in the home space, have come.
+    pub(super) fn knows_names(&self) -> bool {
+        self.worktrees
+            .get(&self.home_space)
+            .is_some_and(|home| home.phase() == crate::worktree::Phase::Live)
+    }
+
+    pub(super) fn device_by_name(&self, name: &str) -> Result<DeviceId, CommandError> {
         let found: Vec<DeviceId> = self
             .others()
             .into_iter()

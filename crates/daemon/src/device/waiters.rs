@@ -39,6 +39,9 @@ pub(super) enum Waiter {
 pub(super) struct Wait {
     pub(super) reply: Reply<WaitReport>,
     pub(super) deadline_ms: Option<u64>,
+    /// The one device to wait for, as the user named it.
+    pub(super) name: Option<String>,
+    /// That device, once the name is known.
     pub(super) device: Option<DeviceId>,
     pub(super) scanned: bool,
     /// Since when only problems or held deletes stand in the way.
@@ -177,6 +180,18 @@ impl Device {
             wait.scanned = true;
         }
         let mut missing = vec![];
+        if let Some(name) = &wait.name
+            && wait.device.is_none()
+        {
+            match self.device_by_name(name) {
+                Ok(device) => wait.device = Some(device),
+                Err(error) if self.knows_names() => {
+                    let _ = wait.reply.send(Err(error));
+                    return Ok(None);
+                }
+                Err(error) => missing.push(format!("{error} yet")),
+            }
+        }
         if !wait.scanned {
             missing.push("this device still looks at its files".to_owned());
         }

@@ -4,6 +4,8 @@
 //! between index and tree are set right at once; files go through the steps here: durable intent,
 //! temporary file, sync, exchange or rename, sync, index row. Each batch is one such round.
 
+use std::sync::Arc;
+
 use pacsync_protocol::row::{Kind, RESERVED_PREFIX};
 use pacsync_protocol::{ContentId, NodeId, RowId, cbor};
 use pacsync_store::StoreError;
@@ -18,14 +20,14 @@ use crate::disk::{DiskError, Identity, RelPath};
 /// Most nodes planned in one round.
 const NODES_MAX: usize = 1_024;
 /// Most bytes of files written in one round; one file may exceed it.
-const BYTES_MAX: u64 = 32 << 20;
+const BYTES_MAX: u64 = 8 << 20;
 /// Up to so many files each is synced by itself; more are synced with one call for all.
 const SYNC_EACH_MAX: usize = 4;
 
 /// Where the bytes of a file come from.
 #[derive(Debug)]
 pub(super) enum Source {
-    Bytes(Vec<u8>),
+    Bytes(Arc<Vec<u8>>),
     /// A transfer's temporary file, complete.
     Transfer,
     /// A symlink's target.
@@ -529,6 +531,9 @@ impl Worktree {
                 let aside = match (outcome, &item.step) {
                     (Outcome::Put { entry, displaced }, Step::Put(put)) => {
                         index.put(&put.place.parent, &put.place.name, &entry)?;
+                        if let Some(bytes) = self.arrived.remove(&put.content) {
+                            self.arrived_bytes -= bytes.len();
+                        }
                         if matches!(put.source, Source::Transfer) {
                             index.remove_transfer(&put.content)?;
                             finished.push(put.content);

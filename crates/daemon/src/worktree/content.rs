@@ -302,9 +302,7 @@ pub fn read_for_peer(
             ..
         } => {
             for id in ids {
-                let item = tables
-                    .manifest(id)?
-                    .map_or(Item::Missing, Item::Whole);
+                let item = tables.manifest(id)?.map_or(Item::Missing, Item::Whole);
                 if !add(item) {
                     break;
                 }

@@ -18,6 +18,7 @@ mod tracking;
 mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use pacsync_protocol::content::IdKeys;
 use pacsync_protocol::crypto::{Entropy, random};
@@ -133,7 +134,7 @@ pub struct Worktree {
     /// Node → the content that it waits for.
     waiting_of: BTreeMap<NodeId, ContentId>,
     /// Small contents that arrived and are not yet on disk.
-    arrived: BTreeMap<ContentId, Vec<u8>>,
+    arrived: BTreeMap<ContentId, Arc<Vec<u8>>>,
     arrived_bytes: usize,
     transfers: Transfers,
     /// Nodes that could not be rendered: when to try again.

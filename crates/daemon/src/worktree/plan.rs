@@ -1,5 +1,7 @@
 //! What has to happen so that the disk shows what the tree says of one node.
 
+use std::sync::Arc;
+
 use pacsync_protocol::content::SMALL_MAX;
 use pacsync_protocol::crypto::Entropy;
 use pacsync_protocol::row::{Content, Kind};
@@ -445,14 +447,14 @@ impl Worktree {
         place: &Place,
     ) -> Result<Obtained, StoreError> {
         if let Some(bytes) = &content.inline {
-            return Ok(Obtained::Source(Source::Bytes(bytes.clone())));
+            return Ok(Obtained::Source(Source::Bytes(Arc::new(bytes.clone()))));
         }
         if let Some(bytes) = self.arrived.get(&content.id) {
-            return Ok(Obtained::Source(Source::Bytes(bytes.clone())));
+            return Ok(Obtained::Source(Source::Bytes(Arc::clone(bytes))));
         }
         if content.size <= SMALL_MAX {
             if let Some(bytes) = self.local_small(b, packs, &content.id)? {
-                return Ok(Obtained::Source(Source::Bytes(bytes)));
+                return Ok(Obtained::Source(Source::Bytes(Arc::new(bytes))));
             }
             self.wait_for(content, node);
             return Ok(Obtained::Wait);

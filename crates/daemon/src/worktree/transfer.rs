@@ -2,6 +2,7 @@
 //! beside their target, chunk by chunk, so that a transfer goes on where it stopped.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use minicbor::{Decode, Encode};
 use pacsync_protocol::content::{
@@ -20,7 +21,7 @@ use crate::disk::{DiskFile, RelPath};
 /// Most contents in one request.
 const CONTENTS_PER_REQUEST: usize = 256;
 /// Most bytes of small contents that wait for their apply.
-const ARRIVED_MAX: usize = 32 << 20;
+const ARRIVED_MAX: usize = 8 << 20;
 /// Most big contents that are transferred at a time.
 const ACTIVE_MAX: usize = 4;
 /// Bytes of chunks in one request.
@@ -288,7 +289,7 @@ impl Worktree {
         }
         if !waiting.nodes.is_empty() {
             self.arrived_bytes += bytes.len();
-            self.arrived.insert(id, bytes);
+            self.arrived.insert(id, Arc::new(bytes));
             self.release(waiting.nodes);
         }
         Ok(true)

@@ -104,7 +104,7 @@ impl TreeTables<'_> {
                 return hostile("its past is unknown");
             };
             let group = self.b.find(&held.row.node)?;
-            if group != own && (into.is_none() || group != into) {
+            if group != own {
                 return hostile("its past is of another node");
             }
         }
