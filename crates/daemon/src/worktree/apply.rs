@@ -223,7 +223,7 @@ impl Worktree {
     }
 
     fn temp_for(&self, rng: &mut dyn pacsync_protocol::crypto::Entropy, step: &Step) -> RelPath {
-        let name = self.temp_name(rng);
+        let name = self.temp_name(b"", rng);
         let beside = |path: &RelPath| {
             path.parent()
                 .unwrap_or_default()
@@ -313,9 +313,9 @@ impl Worktree {
                     })
             };
             if let Err(error) = synced {
-                // The renames stand but may not be durable: the intents stay and are looked at
-                // again when the disk works.
-                tracing::warn!(%error, "sync after apply");
+                // The renames stand but may not be durable: the intents stay, and the device is
+                // started anew, which brings them to an end.
+                return Err(StoreError::Io(error.source));
             }
         }
         for (at, _) in &outcomes {

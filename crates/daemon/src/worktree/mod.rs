@@ -552,9 +552,9 @@ impl Worktree {
         self.mark_all(cx.store)
     }
 
-    fn temp_name(&self, rng: &mut dyn Entropy) -> Vec<u8> {
+    fn temp_name(&self, mark: &[u8], rng: &mut dyn Entropy) -> Vec<u8> {
         const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-        let mut name = RESERVED_PREFIX.to_vec();
+        let mut name = [RESERVED_PREFIX, mark].concat();
         name.extend(
             random::<16>(rng)
                 .iter()
@@ -614,4 +614,13 @@ fn file_identity(identity: &Identity) -> FileIdentity {
 
 fn is_reserved(name: &[u8]) -> bool {
     name.starts_with(RESERVED_PREFIX)
+}
+
+/// Marks the temporary files of transfers, which hold nothing but what peers sent until they are
+/// exchanged with their target.
+const TRANSFER_MARK: &[u8] = b"t-";
+
+fn is_transfer_temp(name: &[u8]) -> bool {
+    name.strip_prefix(RESERVED_PREFIX)
+        .is_some_and(|rest| rest.starts_with(TRANSFER_MARK))
 }

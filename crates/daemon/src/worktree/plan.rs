@@ -471,7 +471,7 @@ impl Worktree {
         if self.transfers.get(&content.id).is_some() || self.transfers.is_full() {
             return Ok(Obtained::Wait);
         }
-        let name = self.temp_name(rng);
+        let name = self.temp_name(super::TRANSFER_MARK, rng);
         let dir = place.path.parent().unwrap_or_default();
         let Ok(path) = dir.join(&name) else {
             return Ok(Obtained::Wait);
@@ -651,7 +651,7 @@ impl Worktree {
             }
             // Each waits for the other's place: step aside.
             self.parked.remove(&node);
-            let name = self.temp_name(rng);
+            let name = self.temp_name(b"", rng);
             let Ok(path) = dir.join(&name) else {
                 return Ok(Plan::Done);
             };

@@ -115,6 +115,10 @@ impl Worktree {
             worktree.displaced.insert(number, record);
         }
         worktree.mend(cx)?;
+        if worktree.displaced.is_empty() {
+            // Left by a crash, and empty; nothing else may be in it.
+            let _ = worktree.disk.rmdir(&trash_dir());
+        }
         worktree.resume_transfers(cx)?;
         worktree.mark(pending);
         if phase != Phase::Joining {

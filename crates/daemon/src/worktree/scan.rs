@@ -16,7 +16,7 @@ use pacsync_store::{StoreError, Txn};
 use super::content::{Read, ReadError};
 use super::queue::Depth;
 use super::{Class, Context, Now, Phase, Progress, SETTLE_MS, VACATED_MS, Worktree};
-use super::{file_identity, forget_tree, is_reserved};
+use super::{file_identity, forget_tree, is_reserved, is_transfer_temp};
 use crate::disk::{DirEntry, FileKind, RelPath, Stat};
 
 /// Most rows of one step.
@@ -398,6 +398,9 @@ impl Worktree {
         let Ok(path) = dir.join(name) else {
             return Ok(());
         };
+        if is_transfer_temp(name) {
+            self.sweep(&path);
+        }
         if is_reserved(name) || self.own_home == Some((stat.identity.dev, stat.identity.ino)) {
             return Ok(());
         }
@@ -410,7 +413,13 @@ impl Worktree {
             FileKind::File => Kind::File,
             FileKind::Dir => Kind::Dir,
             FileKind::Symlink => Kind::Symlink,
-            FileKind::Other => return self.vacate(b, parent, name, &path),
+            // Never synced; what the place held before is gone.
+            FileKind::Other => {
+                return match b.index.get(&parent, name)? {
+                    Some(known) => self.bury(b, &parent, name, &known),
+                    None => Ok(()),
+                };
+            }
         };
         let valid = match Name::new(name) {
             Ok(valid) => valid,
@@ -792,6 +801,19 @@ impl Worktree {
         }
         b.dirty = true;
         forget_tree(&mut b.index, parent, name)
+    }
+
+    /// Removes a transfer's temporary file that no record knows: a crash came between its making
+    /// and its record, so it holds nothing that anybody wrote.
+    fn sweep(&self, path: &RelPath) {
+        let known = self.transfers.knows(path)
+            || self
+                .displaced
+                .values()
+                .any(|record| record.temp.path() == *path);
+        if !known {
+            let _ = self.disk.unlink(path);
+        }
     }
 
     /// True once a path that looks like a move has stood for the settle time.

@@ -108,6 +108,10 @@ impl Transfers {
         self.big.get(content)
     }
 
+    pub(super) fn knows(&self, path: &RelPath) -> bool {
+        self.big.values().any(|transfer| transfer.path == *path)
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.big.len() >= ACTIVE_MAX
     }
