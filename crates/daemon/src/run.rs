@@ -134,6 +134,7 @@ pub fn run(home: &Home, ready: Box<dyn FnOnce() + Send>) -> Result<(), DaemonErr
         .build()?;
     let cancel = CancellationToken::new();
     let standing = Standing::default();
+    standing.set(store.roster().members().map(|(device, _)| *device));
     let (net_sender, net_events) = mpsc::channel(NET_QUEUE);
     let endpoint = {
         let _entered = network.enter();

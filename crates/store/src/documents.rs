@@ -89,7 +89,10 @@ pub fn apply(saved: Option<&[u8]>, change: &[u8]) -> Result<Vec<u8>, DocumentErr
             return Err(DocumentError::BadStart);
         }
         document.apply_changes([change]).map_err(library)?;
-        save(&document)
+        let saved = save(&document)?;
+        // The library takes some changes into a document that it then refuses to load.
+        load(Some(&saved))?;
+        Ok(saved)
     })
 }
 

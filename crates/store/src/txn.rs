@@ -311,7 +311,9 @@ impl<'s> Txn<'s> {
         } else {
             self.take_entries(&space, no, header.first, header.clock, entries)?;
         }
-        self.mark_applied(space.no, no, record, &segment, past)?;
+        // A clock that runs ahead must not raise everyone's.
+        let clock = header.clock.min(clock_bound);
+        self.mark_applied(space.no, no, record, &segment, past, clock)?;
         Ok(true)
     }
 
@@ -521,6 +523,7 @@ impl<'s> Txn<'s> {
         record: &mut LogRecord,
         segment: &VerifiedSegment,
         past: Vec<PastEntry>,
+        clock: Stamp,
     ) -> Result<(), StoreError> {
         let header = segment.header();
         let last = header.last();
@@ -543,7 +546,7 @@ impl<'s> Txn<'s> {
         let index = SegmentRecord {
             first: header.first,
             hash: segment.hash(),
-            clock: header.clock,
+            clock,
             time_ms: header.time_ms,
             past,
         };
@@ -558,8 +561,8 @@ impl<'s> Txn<'s> {
             let stored = table.get(space_no)?.map(|bytes| bytes.value().to_vec());
             if let Some(bytes) = stored {
                 let mut space: SpaceRecord = cbor::decode("space record", &bytes)?;
-                if space.clock < header.clock {
-                    space.clock = header.clock;
+                if space.clock < clock {
+                    space.clock = clock;
                     table.insert(space_no, cbor::encode(&space).as_slice())?;
                 }
             }
@@ -720,7 +723,7 @@ impl<'s> Txn<'s> {
             held_hash: segment.hash(),
             ..before
         };
-        self.mark_applied(space_no, no, &mut record, &segment, past)
+        self.mark_applied(space_no, no, &mut record, &segment, past, header.clock)
     }
 
     fn take_own(

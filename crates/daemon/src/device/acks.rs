@@ -29,10 +29,12 @@ impl Device {
     pub(super) fn keep_ack(&mut self, ack: VerifiedAck) -> Result<(), StoreError> {
         let key = (ack.ack().space, ack.ack().device);
         let known = self.store.roster().member(&key.1).is_some();
-        let newer = self
-            .acks
-            .get(&key)
-            .is_none_or(|b| b.ack().time_ms < ack.ack().time_ms);
+        // The later one counts; a device whose clock went back is believed by its vector.
+        let newer = self.acks.get(&key).is_none_or(|before| {
+            let (before, ack) = (before.ack(), ack.ack());
+            let grown = ack.vector != before.vector && ack.vector.covers(&before.vector);
+            before.time_ms < ack.time_ms || grown
+        });
         if !known || !newer || self.store.space(&key.0).is_err() {
             return Ok(());
         }

@@ -38,6 +38,8 @@ pub(super) struct Peer {
     pub(super) since_ms: u64,
     queued: [u64; 2],
     open: BTreeSet<SpaceId>,
+    /// Number of the request that it was asked last.
+    last_asked: u64,
     requests: BTreeMap<u64, (SpaceId, Wanted)>,
     /// Acks that the peer wants: space → token.
     pub(super) acks_wanted: BTreeMap<SpaceId, u64>,
@@ -89,6 +91,13 @@ impl Device {
         now: Now,
     ) -> Result<(), StoreError> {
         tracing::info!(device = %device.short(), %address, ?direction, ?standing, "connected");
+        // The network may have asked before it was told of a new roster.
+        let standing = match standing {
+            PeerStanding::Unknown if self.store.roster().member(&device).is_some() => {
+                PeerStanding::Known
+            }
+            other => other,
+        };
         self.dialer.connected(address, device);
         self.waiters_connected(address, device);
         let own = self.store.identity().keys.id();
@@ -142,6 +151,7 @@ impl Device {
             since_ms: now.ms,
             queued: [0; 2],
             open: BTreeSet::new(),
+            last_asked: 0,
             requests: BTreeMap::new(),
             acks_wanted: BTreeMap::new(),
         };
@@ -569,7 +579,7 @@ impl Device {
                             && peer.requests.len() < REQUESTS_MAX
                             && peer.session.request_room() > 0
                     })
-                    .min_by_key(|(_, peer)| peer.requests.len())
+                    .min_by_key(|(_, peer)| (peer.requests.len(), peer.last_asked))
                     .map(|(conn, _)| *conn);
                 let Some(conn) = free else { break };
                 let Some(worktree) = self.worktrees.get_mut(&space) else {
@@ -581,6 +591,7 @@ impl Device {
                 let number = self.next_request;
                 self.next_request += 1;
                 if let Some(peer) = self.peers.get_mut(&conn) {
+                    peer.last_asked = number;
                     peer.requests.insert(number, (space, request.what.clone()));
                 }
                 let input = Input::Want {

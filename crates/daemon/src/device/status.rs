@@ -28,7 +28,10 @@ impl Device {
         for (space, worktree) in &self.worktrees {
             let root = self.root_of(space)?;
             for problem in worktree.problems() {
-                let path = root.join(OsStr::from_bytes(problem.path.as_bytes()));
+                let path = match problem.path.is_root() {
+                    true => root.clone(),
+                    false => root.join(OsStr::from_bytes(problem.path.as_bytes())),
+                };
                 problems.push(Problem {
                     path: TextPath::from_path(&path),
                     what: problem.what,

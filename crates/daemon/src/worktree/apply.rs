@@ -308,7 +308,12 @@ impl Worktree {
                 outcomes
                     .iter()
                     .try_for_each(|(at, _)| match begun.get(*at) {
-                        Some(item) => self.sync_dir_of(item.step.path()),
+                        Some(item) => {
+                            if let Step::Move { from, .. } = &item.step {
+                                self.sync_dir_of(&from.path)?;
+                            }
+                            self.sync_dir_of(item.step.path())
+                        }
                         None => Ok(()),
                     })
             };
@@ -425,7 +430,7 @@ impl Worktree {
                     }
                     Err(error) => return Err(error),
                 }
-                let displaced = displaced(cx, *node, entry, &item.temp, &place.path);
+                let displaced = displaced(cx, *node, entry, &item.temp, place);
                 Ok(Outcome::Removed {
                     displaced: Some(displaced),
                 })
@@ -484,7 +489,7 @@ impl Worktree {
             recorded_ns: cx.now.ns,
         };
         let displaced = match (&put.replaces, aside) {
-            (Some(old), Some(temp)) => Some(displaced(cx, put.node, old, &temp, path)),
+            (Some(old), Some(temp)) => Some(displaced(cx, put.node, old, &temp, &put.place)),
             _ => None,
         };
         Ok(Outcome::Put { entry, displaced })
@@ -588,6 +593,10 @@ impl Worktree {
         }
         marks.retain(|node| *node != NodeId::ROOT);
         self.mark(marks);
+        if self.displaced.is_empty() {
+            // Made for a removal that found nothing to remove.
+            let _ = self.disk.rmdir(&trash_dir());
+        }
         Ok(())
     }
 
@@ -630,7 +639,7 @@ impl Worktree {
         let ignored = listing.entries.iter().all(|entry| {
             place.path.join(&entry.name).is_ok_and(|path| {
                 let is_dir = entry.stat.kind == crate::disk::FileKind::Dir;
-                self.ignores.ignores(&*self.disk, &path, is_dir)
+                self.ignores.ignores(&path, is_dir)
             })
         });
         if ignored {
@@ -645,18 +654,20 @@ fn displaced(
     node: NodeId,
     old: &Entry,
     temp: &RelPath,
-    path: &RelPath,
+    place: &Place,
 ) -> Displaced {
+    let beside = temp.parent() == place.path.parent();
     Displaced {
         temp: PathRecord::from(temp),
         node,
-        path: PathRecord::from(path),
+        path: PathRecord::from(&place.path),
         old: Old {
             identity: old.identity,
             row: old.row,
             content: old.content,
         },
         due_ms: cx.now.ms + DISPLACED_MS,
+        dir: beside.then_some(place.parent),
     }
 }
 

@@ -14,38 +14,45 @@ pub(super) const IGNORE_FILE: &[u8] = b".pacignore";
 /// Longest file that is read, in bytes.
 const IGNORE_MAX: u64 = 256 * 1024;
 
-/// Compiled ignore files by directory; read when first needed, forgotten when they change.
+/// Compiled ignore files by directory; learned when a directory is listed.
 #[derive(Debug, Default)]
 pub(super) struct Ignores {
-    by_dir: BTreeMap<RelPath, Option<Gitignore>>,
+    by_dir: BTreeMap<RelPath, Gitignore>,
 }
 
 impl Ignores {
-    /// Forgets what a directory's file said.
-    pub(super) fn forget(&mut self, dir: &RelPath) {
-        self.by_dir.remove(dir);
+    /// Takes down what a directory's file says, if it has one.
+    pub(super) fn learn(&mut self, disk: &dyn Disk, dir: &RelPath, has_file: bool) {
+        match has_file.then(|| compile(disk, dir)).flatten() {
+            Some(rules) => {
+                self.by_dir.insert(dir.clone(), rules);
+            }
+            None => {
+                self.by_dir.remove(dir);
+            }
+        }
     }
 
     /// True if the nearest rule that matches a path ignores it. A directory above that is
     /// ignored makes everything beneath it ignored.
-    pub(super) fn ignores(&mut self, disk: &dyn Disk, path: &RelPath, is_dir: bool) -> bool {
+    pub(super) fn ignores(&self, path: &RelPath, is_dir: bool) -> bool {
+        if self.by_dir.is_empty() {
+            return false;
+        }
         let mut above = path.parent();
-        let mut chain = vec![];
+        let mut nearest = true;
         while let Some(dir) = above {
             above = dir.parent();
-            chain.push(dir);
-        }
-        for (depth, dir) in chain.iter().enumerate() {
-            // Look at the path itself, then at each directory on the way from this file's
-            // directory to it, as nothing beneath an ignored directory can be brought back.
-            let Some(rules) = self.rules(disk, dir) else {
+            let own = std::mem::take(&mut nearest);
+            let Some(rules) = self.by_dir.get(&dir) else {
                 continue;
             };
-            let Some(rest) = path.strip_prefix(dir) else {
+            let Some(rest) = path.strip_prefix(&dir) else {
                 continue;
             };
             let relative = Path::new(OsStr::from_bytes(rest.as_bytes()));
-            let found = if depth == 0 {
+            // Nothing beneath an ignored directory can be brought back.
+            let found = if own {
                 rules.matched(relative, is_dir)
             } else {
                 rules.matched_path_or_any_parents(relative, is_dir)
@@ -58,13 +65,6 @@ impl Ignores {
             }
         }
         false
-    }
-
-    fn rules(&mut self, disk: &dyn Disk, dir: &RelPath) -> Option<&Gitignore> {
-        self.by_dir
-            .entry(dir.clone())
-            .or_insert_with(|| compile(disk, dir))
-            .as_ref()
     }
 }
 

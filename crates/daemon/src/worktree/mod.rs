@@ -1,7 +1,7 @@
 //! The worktree engine: one space's tree as real files beneath a root directory.
 //!
-//! Two directions. *Scan*: what changed on disk becomes rows ([`scan`], [`settle`]). *Apply*: what
-//! changed in the tree becomes files ([`apply`], [`transfer`]). Both run on one thread in bounded
+//! Two directions. *Scan*: what changed on disk becomes rows (`scan`, `settle`). *Apply*: what
+//! changed in the tree becomes files (`plan`, `apply`, `transfer`). Both run on one thread in bounded
 //! steps; clock, entropy and disk are arguments. Never here: sockets, sessions, tokio.
 
 mod apply;
@@ -220,7 +220,6 @@ impl Worktree {
         if path.name() == Some(ignore::IGNORE_FILE)
             && let Some(dir) = path.parent()
         {
-            self.ignores.forget(&dir);
             // What was ignored may not be any more.
             self.queue.deep(dir, now.ms);
         }

@@ -87,6 +87,9 @@ pub(super) struct Displaced {
     /// When to look again, in milliseconds since 1970.
     #[n(4)]
     pub(super) due_ms: u64,
+    /// The directory that it is in, which may move; `None` for one that does not.
+    #[n(5)]
+    pub(super) dir: Option<NodeId>,
 }
 
 /// A path as bytes.

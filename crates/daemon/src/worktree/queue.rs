@@ -8,7 +8,9 @@ use crate::disk::RelPath;
 /// How far a look goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Depth {
-    /// The entry itself.
+    /// The entry itself; a known directory is not opened.
+    Leaf,
+    /// The entry itself, and if it is a directory what stands directly in it.
     Entry,
     /// Everything beneath it, too.
     Deep,

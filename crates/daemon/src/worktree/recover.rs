@@ -242,6 +242,7 @@ impl Worktree {
             path: intent.path.clone(),
             old,
             due_ms: now.ms + DISPLACED_MS,
+            dir: (temp.parent() == intent.path.path().parent()).then_some(intent.parent),
         }
     }
 
@@ -320,9 +321,10 @@ impl Worktree {
         let mut settled = vec![];
         let mut edits = vec![];
         for number in due {
-            let Some(record) = self.displaced.get(&number).cloned() else {
+            let Some(mut record) = self.displaced.get(&number).cloned() else {
                 continue;
             };
+            record.temp = PathRecord::from(&self.displaced_path(cx.store, &record)?);
             match self.keep_displaced(cx, &record) {
                 Ok(edit) => {
                     edits.extend(edit.map(|read| (record.clone(), read)));
@@ -363,10 +365,22 @@ impl Worktree {
             let found = b.close();
             self.commit_found(found, txn, cx.rng, cx.now, progress)?;
         }
-        for (number, record) in &settled {
-            let _ = self.disk.unlink(&record.temp.path());
-            self.displaced.remove(number);
-        }
+        settled.retain(
+            |(number, record)| match self.disk.unlink(&record.temp.path()) {
+                Err(error) if !error.is_not_found() && !error.is_not_a_directory() => {
+                    // Kept and tried again: what is forgotten here would stay for ever.
+                    tracing::warn!(%error, "a file that was put aside stays");
+                    if let Some(record) = self.displaced.get_mut(number) {
+                        record.due_ms = cx.now.ms + DISPLACED_MS;
+                    }
+                    false
+                }
+                _ => {
+                    self.displaced.remove(number);
+                    true
+                }
+            },
+        );
         if self.displaced.is_empty() {
             let _ = self.disk.rmdir(&trash_dir());
         }
@@ -379,6 +393,19 @@ impl Worktree {
         }
         txn.commit_lazily()?;
         Ok(())
+    }
+
+    /// Where a file that was put aside is now.
+    fn displaced_path(&self, store: &Store, record: &Displaced) -> Result<RelPath, StoreError> {
+        let temp = record.temp.path();
+        let Some(dir) = record.dir else {
+            return Ok(temp);
+        };
+        let tx = store.read()?;
+        let index = pacsync_store::index::IndexReader::new(&tx, self.no);
+        let moved = super::content::path_in(&index, &dir)?;
+        let name = temp.name().unwrap_or_default();
+        Ok(moved.and_then(|dir| dir.join(name).ok()).unwrap_or(temp))
     }
 
     /// Puts what stands aside into the packs unless it is readable elsewhere on this device.

@@ -33,6 +33,8 @@ pub(super) struct Walk {
     node: NodeId,
     entries: VecDeque<DirEntry>,
     listed: BTreeSet<Vec<u8>>,
+    /// How far the look at each entry goes.
+    depth: Depth,
     /// False where only some entries were looked up: the rest is not missing.
     complete: bool,
 }
@@ -139,7 +141,7 @@ impl Worktree {
             if let Some(walk) = self.walks.last_mut() {
                 match walk.entries.pop_front() {
                     Some(found) => {
-                        let (dir, node) = (walk.dir.clone(), walk.node);
+                        let (dir, node, depth) = (walk.dir.clone(), walk.node, walk.depth);
                         self.examine(
                             &mut batch,
                             cx.rng,
@@ -147,7 +149,7 @@ impl Worktree {
                             node,
                             &found.name,
                             &found.stat,
-                            Depth::Deep,
+                            depth,
                         )?;
                     }
                     None => self.end_walk(&mut batch)?,
@@ -195,7 +197,7 @@ impl Worktree {
         self.clear_read_fault(path);
         let (Some(dir), Some(name)) = (path.parent(), path.name()) else {
             if self.tracking.is_tracked(path) {
-                return self.begin_walk(b, path, NodeId::ROOT);
+                return self.begin_walk(b, path, NodeId::ROOT, Depth::Deep);
             }
             for root in self.tracking.roots() {
                 self.queue.deep(root, b.now.ms);
@@ -268,6 +270,7 @@ impl Worktree {
         b: &mut Batch<'_>,
         dir: &RelPath,
         node: NodeId,
+        depth: Depth,
     ) -> Result<(), StoreError> {
         if let Err(error) = self.disk.watch(dir)
             && !error.is_unsupported()
@@ -300,18 +303,17 @@ impl Worktree {
             listed.extend(path.name().map(<[u8]>::to_vec));
             self.disk_fault(error, &path, b.now);
         }
-        if listing
+        let has_rules = listing
             .entries
             .iter()
-            .any(|e| e.name == super::ignore::IGNORE_FILE)
-        {
-            self.ignores.forget(dir);
-        }
+            .any(|entry| entry.name == super::ignore::IGNORE_FILE);
+        self.ignores.learn(&*self.disk, dir, has_rules);
         self.walks.push(Walk {
             dir: dir.clone(),
             node,
             entries: listing.entries.into(),
             listed,
+            depth,
             complete: true,
         });
         Ok(())
@@ -341,6 +343,7 @@ impl Worktree {
             node,
             entries,
             listed: BTreeSet::new(),
+            depth: Depth::Deep,
             complete: false,
         });
         Ok(())
@@ -476,8 +479,11 @@ impl Worktree {
                 }
                 b.put(&parent, name, &known)?;
             }
-            if depth == Depth::Deep {
-                self.begin_walk(b, path, known.node)?;
+            match depth {
+                Depth::Deep => self.begin_walk(b, path, known.node, Depth::Deep)?,
+                // Whether it can still be read shows by reading it.
+                Depth::Entry => self.begin_walk(b, path, known.node, Depth::Leaf)?,
+                Depth::Leaf => {}
             }
             return Ok(());
         }
@@ -564,7 +570,7 @@ impl Worktree {
         if let Some(node) = in_tree {
             return self.meet(b, rng, path, parent, name, stat, kind, node);
         }
-        if self.ignores.ignores(&*self.disk, path, kind == Kind::Dir) {
+        if self.ignores.ignores(path, kind == Kind::Dir) {
             return Ok(());
         }
         if self.move_candidate(b, stat, kind)?.is_some() && !self.settled(path, b.now) {
@@ -580,7 +586,7 @@ impl Worktree {
                     is_reserved(&entry.name)
                         || path.join(&entry.name).is_ok_and(|below| {
                             let is_dir = entry.stat.kind == FileKind::Dir;
-                            self.ignores.ignores(&*self.disk, &below, is_dir)
+                            self.ignores.ignores(&below, is_dir)
                         })
                 });
                 if ignored && !listing.entries.is_empty() {
@@ -635,7 +641,7 @@ impl Worktree {
             self.keep_manifest(b, read)?;
         }
         if kind == Kind::Dir {
-            self.begin_walk(b, path, node)?;
+            self.begin_walk(b, path, node, Depth::Deep)?;
         }
         Ok(())
     }
@@ -676,7 +682,7 @@ impl Worktree {
                 recorded_ns: b.now.ns,
             };
             b.put(&parent, name.as_bytes(), &entry)?;
-            return self.begin_walk(b, path, node);
+            return self.begin_walk(b, path, node, Depth::Deep);
         }
         let Some(shown) = state.content else {
             return Ok(());
@@ -765,7 +771,7 @@ impl Worktree {
             self.keep_manifest(b, read)?;
         }
         if kind == Kind::Dir {
-            self.begin_walk(b, path, node)?;
+            self.begin_walk(b, path, node, Depth::Deep)?;
         }
         Ok(())
     }

@@ -56,7 +56,9 @@ impl Tracking {
 
     /// What a path is.
     pub fn class(&self, path: &RelPath) -> Class {
-        if self.is_tracked(path) {
+        // The usual case, without a look at each directory above.
+        let whole = self.paths.len() == 1 && self.paths.get(&RelPath::root()) == Some(&true);
+        if whole || self.is_tracked(path) {
             return Class::Tracked;
         }
         let beneath = self
