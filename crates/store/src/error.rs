@@ -85,6 +85,12 @@ pub enum Refusal {
         /// The log.
         log: LogId,
     },
+    /// Its author has begun more logs than any device would.
+    #[error("the device of {log} has begun too many logs")]
+    TooManyLogs {
+        /// The log.
+        log: LogId,
+    },
     /// Its author has no grant for the space that is known here.
     #[error("the author of {log} may not write here")]
     NotAuthorised {

@@ -462,6 +462,26 @@ impl<'t> Index<'t> {
         )
     }
 
+    /// Replaces a device number in every entry: systems number their disks anew at each start.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn renumber(&mut self, from: u64, to: u64) -> Result<(), StoreError> {
+        if from == to {
+            return Ok(());
+        }
+        let mut table = self.table(ENTRIES)?;
+        for (rest, bytes) in table.below(&key(self.space, &[]), usize::MAX)? {
+            let mut entry = Entry::from_bytes(&bytes)?;
+            if entry.identity.dev == from {
+                entry.identity.dev = to;
+                let place = key(self.space, &[&rest]);
+                table.insert(place.as_slice(), entry.to_bytes().as_slice())?;
+            }
+        }
+        Ok(())
+    }
+
     /// Marks a node as not yet rendered.
     ///
     /// # Errors

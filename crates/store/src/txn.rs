@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use pacsync_protocol::crypto::Entropy;
 use pacsync_protocol::roster::{Roster, RosterEntry};
 use pacsync_protocol::row::{Row, STAMP_MAX};
-use pacsync_protocol::segment::{Draft, ENTRIES_MAX, Entry, PLAIN_MAX, VerifiedSegment};
+use pacsync_protocol::segment::{DEPS_MAX, Draft, ENTRIES_MAX, Entry, PLAIN_MAX, VerifiedSegment};
 use pacsync_protocol::{DeviceId, Head, LogId, Seq, SpaceId, Stamp, cbor};
 use redb::{ReadableTable, WriteTransaction};
 
@@ -25,6 +25,8 @@ use crate::tree::{Carrier, Causality, TreeError, TreeTables};
 
 /// Room kept below [`PLAIN_MAX`] in own segments, and the aim for their size.
 const OWN_SEGMENT_BYTES: usize = PLAIN_MAX / 8;
+/// Most logs of one device in one space: each is a life that ended with its index.
+const LIVES_MAX: usize = 64;
 /// Most entries of an own segment.
 const OWN_SEGMENT_ENTRIES: usize = ENTRIES_MAX / 4;
 
@@ -155,6 +157,18 @@ impl<'s> Txn<'s> {
         }
         let space_no = self.space_no(&header.space)?;
         let found = self.log(space_no, &log)?;
+        if found.is_none() {
+            let same =
+                |record: &LogRecord| record.space == space_no && record.id.device == log.device;
+            let lives = self
+                .logs()?
+                .iter()
+                .filter(|(_, record)| same(record))
+                .count();
+            if lives >= LIVES_MAX {
+                return Ok(Err(Refusal::TooManyLogs { log }));
+            }
+        }
         let (held, held_hash) = match &found {
             Some((_, record)) => (record.held, Some(record.held_hash)),
             None => (0, None),
@@ -852,6 +866,8 @@ impl<'s> Txn<'s> {
             });
         }
         heads.sort_unstable();
+        // What is left out stays in the frontier and is covered by a later segment.
+        heads.truncate(DEPS_MAX);
         Ok(heads)
     }
 

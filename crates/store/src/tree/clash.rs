@@ -15,7 +15,7 @@ struct Claim {
     kind: Kind,
     adopted: bool,
     birth: RowId,
-    carrier: Carrier,
+    carriers: Vec<Carrier>,
 }
 
 impl TreeTables<'_> {
@@ -78,13 +78,14 @@ impl TreeTables<'_> {
                 return Err(TreeError::Damaged("a place without its group"));
             };
             if !matches!(kind, Kind::Other(_)) {
-                let carrier = self.link(&at)?.carrier;
+                let mut carriers = self.b.later_carriers(&at)?;
+                carriers.push(self.link(&at)?.carrier);
                 claims.push(Claim {
                     node: *node,
                     kind,
                     adopted,
                     birth,
-                    carrier,
+                    carriers,
                 });
             }
         }
@@ -96,10 +97,11 @@ impl TreeTables<'_> {
 /// The winner among groups of one kind, in order of preference; adds what unifies the others with it.
 fn clash(claims: Vec<Claim>, causality: &dyn Causality, unify: &mut Vec<Row>) -> Option<NodeId> {
     // Who had seen the other's placement comes later; in one segment neither does.
-    let after = |later: &Claim, earlier: &Claim| {
-        causality.saw(later.carrier, earlier.carrier)
-            && !causality.saw(earlier.carrier, later.carrier)
+    let saw = |later: &Claim, earlier: &Claim| {
+        let seen = |by: &Carrier| earlier.carriers.iter().any(|of| causality.saw(*by, *of));
+        later.carriers.iter().any(seen)
     };
+    let after = |later: &Claim, earlier: &Claim| saw(later, earlier) && !saw(earlier, later);
     let stays = |claim: &&Claim| {
         !claims
             .iter()

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use pacsync_protocol::row::{Kind, Life, Row};
 use pacsync_protocol::{NodeId, RowId};
 
+use super::keys::{dir_key, path_key, split_place};
 use super::record::{Group, Held, Slot};
-use super::tables::{Backend, Tree, TreeTables, dir_key, path_key, split_place};
+use super::tables::{Backend, Tree, TreeTables};
 use super::{Carrier, Inserted, TreeError};
 
 impl TreeTables<'_> {
@@ -26,10 +27,13 @@ impl TreeTables<'_> {
         carrier: Carrier,
     ) -> Result<Inserted, TreeError> {
         if self.b.has_row(&id)? {
+            if row.keys.at.is_some() {
+                self.come_again(id, row, carrier)?;
+            }
             return Ok(Inserted::Known);
         }
         self.b.trim()?;
-        let into = self.admit(id, row)?;
+        let (own, into) = self.admit(id, row)?;
         let link = self.link_to(&row.past, carrier, row.keys.content.is_some())?;
         let held = Arc::new(Held {
             link,
@@ -43,7 +47,7 @@ impl TreeTables<'_> {
         }
 
         let mut born_again = false;
-        let mut rep = match self.b.find(&row.node)? {
+        let mut rep = match own {
             Some(rep) => {
                 born_again = row.is_birth();
                 rep
@@ -69,8 +73,26 @@ impl TreeTables<'_> {
         Ok(Inserted::New)
     }
 
-    /// The gate. Gives the group that the row's group is united with, if it says so.
-    fn admit(&mut self, id: RowId, row: &Row) -> Result<Option<NodeId>, TreeError> {
+    /// Two devices that do the same write the same row. For who had seen a placement, each of
+    /// its carriers counts, or it would matter which came first.
+    fn come_again(&mut self, id: RowId, row: &Row, carrier: Carrier) -> Result<(), TreeError> {
+        if self.link(&id)?.carrier == carrier || !self.b.put_carrier(&id, carrier)? {
+            return Ok(());
+        }
+        let rep = self.b.rep(&row.node)?;
+        if self.b.group(&rep)?.placed == Some(id) {
+            let (_, path) = self.path_of(&id)?;
+            self.b.pending.paths.insert(path);
+        }
+        Ok(())
+    }
+
+    /// The gate. Gives the row's group, if there is one, and the one that it is united with.
+    fn admit(
+        &mut self,
+        id: RowId,
+        row: &Row,
+    ) -> Result<(Option<NodeId>, Option<NodeId>), TreeError> {
         let hostile = |why| Err(TreeError::Hostile { row: id, why });
         let own = self.b.find(&row.node)?;
         if own.is_none() && !row.is_birth() {
@@ -108,7 +130,7 @@ impl TreeTables<'_> {
                 return hostile("its past is of another node");
             }
         }
-        Ok(into)
+        Ok((own, into))
     }
 
     fn write_registers(&mut self, rep: &NodeId, id: RowId, held: &Held) -> Result<(), TreeError> {

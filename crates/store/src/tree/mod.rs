@@ -43,6 +43,8 @@
 mod ancestry;
 mod clash;
 mod group;
+mod keys;
+mod pending;
 mod query;
 mod record;
 mod replay;

@@ -10,7 +10,7 @@ use super::{Carrier, Causality, Conflict, NodeState, Shown, TreeStats};
 
 /// All rows, what is behind each, and how nodes are grouped.
 pub(super) struct Model {
-    pub(super) rows: BTreeMap<RowId, (Row, Carrier)>,
+    pub(super) rows: BTreeMap<RowId, (Row, Vec<Carrier>)>,
     behind: BTreeMap<RowId, BTreeSet<RowId>>,
     reps: BTreeMap<NodeId, NodeId>,
 }
@@ -24,7 +24,7 @@ pub(super) struct Derived {
 }
 
 impl Model {
-    pub(super) fn new(rows: BTreeMap<RowId, (Row, Carrier)>) -> Self {
+    pub(super) fn new(rows: BTreeMap<RowId, (Row, Vec<Carrier>)>) -> Self {
         let mut behind: BTreeMap<RowId, BTreeSet<RowId>> = rows
             .iter()
             .map(|(id, (row, _))| (*id, row.past.iter().copied().collect()))
@@ -317,7 +317,10 @@ impl Model {
         let mut shown: BTreeSet<NodeId> = BTreeSet::new();
         let mut unify = vec![];
         for ((parent, name), nodes) in &paths {
-            let carrier = |node: &NodeId| self.rows[&places[node].2].1;
+            let carriers = |node: &NodeId| self.rows[&places[node].2].1.iter();
+            let saw = |later: &NodeId, earlier: &NodeId| {
+                carriers(later).any(|by| carriers(earlier).any(|of| causality.saw(*by, *of)))
+            };
             let mut winners = vec![];
             for kind in [Kind::Dir, Kind::File, Kind::Symlink] {
                 let of_kind: Vec<NodeId> = nodes
@@ -326,10 +329,9 @@ impl Model {
                     .copied()
                     .collect();
                 let stepped_back = |node: &NodeId| {
-                    of_kind.iter().any(|other| {
-                        causality.saw(carrier(other), carrier(node))
-                            && !causality.saw(carrier(node), carrier(other))
-                    })
+                    of_kind
+                        .iter()
+                        .any(|other| saw(other, node) && !saw(node, other))
                 };
                 let mut staying: Vec<NodeId> = of_kind
                     .iter()

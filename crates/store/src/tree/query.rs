@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use pacsync_protocol::row::{Content, Kind, Name, PAST_MAX};
 use pacsync_protocol::{ContentId, NodeId, RowId, Stamp};
 
+use super::keys::{dir_key, path_key, split_path, split_place};
 use super::record::{Group, Slot};
 use super::settle::CONFLICT_VALUES;
-use super::tables::{Backend, Entries, Tree, dir_key, path_key, split_path, split_place};
+use super::tables::{Backend, Entries, Tree};
 use super::{Conflict, NodeState, Shown, TreeError, TreeStats};
 
 /// One value of a content register.

@@ -11,8 +11,9 @@ use pacsync_protocol::row::{At, Kind};
 use pacsync_protocol::{NodeId, RowId, Stamp};
 
 use super::TreeError;
+use super::keys::space_key;
 use super::record::Held;
-use super::tables::{Backend, TreeTables, space_key};
+use super::tables::{Backend, TreeTables};
 
 impl TreeTables<'_> {
     /// The position of a placement among all.

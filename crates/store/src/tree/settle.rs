@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use pacsync_protocol::row::{Kind, Life};
 use pacsync_protocol::{NodeId, RowId};
 
+use super::keys::{path_key, space_key};
 use super::record::Group;
-use super::tables::{Backend, Tree, TreeTables, path_key, space_key};
+use super::tables::{Backend, Tree, TreeTables};
 use super::{Causality, Settled, TreeError};
 
 /// Tags of the two kinds of keys in the conflicts table.
@@ -18,6 +19,14 @@ pub(super) const CONFLICT_PATH: u8 = 1;
 pub(super) enum Listed {
     Yes,
     No,
+}
+
+/// What came of deriving whether a group lives.
+enum Derived {
+    Same,
+    Changed,
+    /// It was placed where nothing else is; nothing is left to resolve there.
+    Alone,
 }
 
 impl TreeTables<'_> {
@@ -46,12 +55,24 @@ impl TreeTables<'_> {
             }
         }
         let mut queue = touched.clone();
+        let mut recount = touched.clone();
         // Adjusting a counter notes the directory whose life may depend on it.
         loop {
-            queue.append(&mut std::mem::take(&mut self.b.pending.touched));
+            queue.extend(std::mem::take(&mut self.b.pending.touched));
             let Some(node) = queue.pop_first() else { break };
-            if self.derive_life(&node)? {
-                touched.insert(node);
+            self.b.trim()?;
+            match self.derive_life(&node)? {
+                Derived::Same => {}
+                Derived::Changed => {
+                    recount.insert(node);
+                    touched.insert(node);
+                }
+                Derived::Alone => {
+                    // Counted while its rows are at hand; most new nodes end here.
+                    self.count(&node)?;
+                    recount.remove(&node);
+                    touched.insert(node);
+                }
             }
         }
         for node in &touched {
@@ -59,40 +80,40 @@ impl TreeTables<'_> {
         }
         let paths = std::mem::take(&mut self.b.pending.paths);
         for path in paths {
-            self.resolve(&path, causality, &mut touched, &mut settled.unify)?;
+            self.resolve(&path, causality, &mut recount, &mut settled.unify)?;
         }
-        for node in &touched {
+        for node in &recount {
             self.count(node)?;
         }
+        touched.extend(recount);
         touched.extend(pending.gone);
         settled.changed = touched.into_iter().collect();
         self.b.flush()?;
         Ok(settled)
     }
 
-    /// Derives whether a group lives, and places it if so; true if anything changed.
-    fn derive_life(&mut self, node: &NodeId) -> Result<bool, TreeError> {
+    /// Derives whether a group lives, and places it if so.
+    fn derive_life(&mut self, node: &NodeId) -> Result<Derived, TreeError> {
         let group = self.b.group(node)?.clone();
         let alive = self.is_alive(&group)?;
+        let mut derived = Derived::Same;
         if alive != group.alive {
             self.b.group_mut(node)?.alive = alive;
+            derived = Derived::Changed;
         }
-        let changed = match (alive, group.placed, group.at) {
-            (true, None, Some(at)) => {
-                self.place(node, at)?;
-                true
-            }
+        match (alive, group.placed, group.at) {
+            (true, None, Some(at)) => derived = self.place(node, at)?,
             (false, Some(_), _) => {
                 self.unplace(node)?;
-                true
+                derived = Derived::Changed;
             }
-            _ => false,
-        };
-        Ok(changed || alive != group.alive)
+            _ => {}
+        }
+        Ok(derived)
     }
 
     /// The directory and the path's key of a placement.
-    fn path_of(&mut self, at: &RowId) -> Result<(NodeId, Vec<u8>), TreeError> {
+    pub(super) fn path_of(&mut self, at: &RowId) -> Result<(NodeId, Vec<u8>), TreeError> {
         let held = self.held(at)?;
         let Some(at) = &held.row.keys.at else {
             return Err(TreeError::Damaged("a placement that places nothing"));
@@ -101,15 +122,20 @@ impl TreeTables<'_> {
         Ok((parent, path_key(self.space, &parent, &at.name)))
     }
 
-    fn place(&mut self, node: &NodeId, at: RowId) -> Result<(), TreeError> {
+    fn place(&mut self, node: &NodeId, at: RowId) -> Result<Derived, TreeError> {
         let (parent, path) = self.path_of(&at)?;
-        let mut key = path.clone();
-        key.extend_from_slice(node.as_bytes());
-        self.b.places.insert(key.as_slice(), 0)?;
-        self.b.pending.paths.insert(path);
+        let alone = !self.b.pending.paths.contains(&path)
+            && self.b.places(&path)?.next().transpose()?.is_none();
         let group = self.b.group_mut(node)?;
         group.placed = Some(at);
-        group.shown = false;
+        group.shown = alone && !matches!(group.kind, Kind::Other(_));
+        let flag = u8::from(group.shown);
+        let mut key = path.clone();
+        key.extend_from_slice(node.as_bytes());
+        self.b.places.insert(key.as_slice(), flag)?;
+        if !alone {
+            self.b.pending.paths.insert(path);
+        }
         if parent != NodeId::ROOT {
             let above = self.b.group_mut(&parent)?;
             above.live_children += 1;
@@ -117,7 +143,11 @@ impl TreeTables<'_> {
                 self.b.pending.touched.insert(parent);
             }
         }
-        Ok(())
+        Ok(if alone {
+            Derived::Alone
+        } else {
+            Derived::Changed
+        })
     }
 
     fn unplace(&mut self, node: &NodeId) -> Result<(), TreeError> {

@@ -7,18 +7,20 @@
 //! | places | space, parent, name, NUL, node | 1 shown, 0 hidden; live groups only |
 //! | dir moves | space, stamp, row id | node, parent, as the row names them |
 //! | conflicts | space, 0, node or space, 1, parent, name | nothing |
+//! | carriers | space, row id, log, entry | nothing; later carriers of a placement |
 //! | totals | space | counters |
 //! | pending | space, number | what the next settle has to look at |
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use pacsync_protocol::row::Name;
 use pacsync_protocol::{NodeId, RowId, Stamp};
 use redb::{
     ReadOnlyTable, ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction,
 };
 
+use super::keys::{carriers_key, moves_range, nodes_key, prefix_end, rows_key, split_carrier};
+use super::pending::Pending;
 use super::record::{Group, Held, Link, Slot, Totals};
 use super::{Carrier, TreeError};
 
@@ -26,6 +28,7 @@ type RowsKey = &'static [u8; 36];
 type NodesKey = &'static [u8; 20];
 type MovesKey = &'static [u8; 44];
 type MovesValue = &'static [u8; 32];
+type CarriersKey = &'static [u8; 48];
 type TotalsValue = &'static [u8; Totals::LEN];
 type Bytes = &'static [u8];
 
@@ -34,6 +37,7 @@ const NODES: TableDefinition<'_, NodesKey, Bytes> = TableDefinition::new("tree_n
 const PLACES: TableDefinition<'_, Bytes, u8> = TableDefinition::new("tree_places");
 const MOVES: TableDefinition<'_, MovesKey, MovesValue> = TableDefinition::new("tree_dir_moves");
 const CONFLICTS: TableDefinition<'_, Bytes, ()> = TableDefinition::new("tree_conflicts");
+const CARRIERS: TableDefinition<'_, CarriersKey, ()> = TableDefinition::new("tree_carriers");
 const TOTALS: TableDefinition<'_, u32, TotalsValue> = TableDefinition::new("tree_totals");
 const PENDING: TableDefinition<'_, (u32, u64), Bytes> = TableDefinition::new("tree_pending");
 
@@ -47,6 +51,7 @@ pub fn make_tables(tx: &WriteTransaction) -> Result<(), TreeError> {
     tx.open_table(PLACES)?;
     tx.open_table(MOVES)?;
     tx.open_table(CONFLICTS)?;
+    tx.open_table(CARRIERS)?;
     tx.open_table(TOTALS)?;
     tx.open_table(PENDING)?;
     Ok(())
@@ -113,6 +118,7 @@ pub struct WriteTables<'txn> {
     pub(super) places: Table<'txn, Bytes, u8>,
     pub(super) moves: Table<'txn, MovesKey, MovesValue>,
     pub(super) conflicts: Table<'txn, Bytes, ()>,
+    carriers: Table<'txn, CarriersKey, ()>,
     totals_table: Table<'txn, u32, TotalsValue>,
     pending_table: Table<'txn, (u32, u64), Bytes>,
     space: u32,
@@ -130,92 +136,6 @@ pub struct WriteTables<'txn> {
 const RECENT_MAX: usize = 4096;
 /// Nodes held back before they go to the table.
 const SLOTS_MAX: usize = 16 * 1024;
-
-/// What the next settle has to look at.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Pending {
-    /// Representatives, or nodes that were so when they were noted.
-    pub(super) touched: BTreeSet<NodeId>,
-    /// Representatives merged away.
-    pub(super) gone: BTreeSet<NodeId>,
-    /// Keys of paths.
-    pub(super) paths: BTreeSet<Vec<u8>>,
-}
-
-pub(super) fn space_key<const N: usize>(space: u32, parts: &[&[u8]]) -> [u8; N] {
-    let mut key = [0; N];
-    let space = space.to_be_bytes();
-    let all = [&space[..]]
-        .into_iter()
-        .chain(parts.iter().copied())
-        .flatten();
-    for (slot, byte) in key.iter_mut().zip(all) {
-        *slot = *byte;
-    }
-    key
-}
-
-fn rows_key(space: u32, id: &RowId) -> [u8; 36] {
-    space_key(space, &[id.as_bytes()])
-}
-
-fn nodes_key(space: u32, node: &NodeId) -> [u8; 20] {
-    space_key(space, &[node.as_bytes()])
-}
-
-/// The first and the last key that a directory move of a space can have.
-fn moves_range(space: u32) -> ([u8; 44], [u8; 44]) {
-    (space_key(space, &[]), space_key(space, &[&[u8::MAX; 40]]))
-}
-
-/// The prefix of all places in a directory.
-pub(super) fn dir_key(space: u32, parent: &NodeId) -> Vec<u8> {
-    nodes_key(space, parent).to_vec()
-}
-
-/// The prefix of all places at a path. Names hold no NUL, so no name's key is within another's.
-pub(super) fn path_key(space: u32, parent: &NodeId, name: &Name) -> Vec<u8> {
-    let mut key = dir_key(space, parent);
-    key.extend_from_slice(name.as_bytes());
-    key.push(0);
-    key
-}
-
-/// Takes a place's key apart: parent, name, node.
-pub(super) fn split_place(key: &[u8]) -> Result<(NodeId, Name, NodeId), TreeError> {
-    let bad = TreeError::Damaged("a place");
-    let (path, node) = key
-        .split_at_checked(key.len().wrapping_sub(NodeId::LEN))
-        .ok_or(bad)?;
-    let (parent, name) = split_path(path)?;
-    let node = NodeId::from_slice(node).ok_or(TreeError::Damaged("a place"))?;
-    Ok((parent, name, node))
-}
-
-/// Takes a path's key apart: parent, name.
-pub(super) fn split_path(key: &[u8]) -> Result<(NodeId, Name), TreeError> {
-    let parts = key
-        .get(4..20)
-        .and_then(NodeId::from_slice)
-        .zip(key.get(20..key.len().max(21) - 1));
-    let (parent, name) = parts.ok_or(TreeError::Damaged("a path"))?;
-    Ok((
-        parent,
-        Name::new(name).map_err(|_| TreeError::Damaged("a name"))?,
-    ))
-}
-
-/// The least key above all keys with a prefix; the prefix begins with a space number below the highest.
-fn prefix_end(prefix: &[u8]) -> Vec<u8> {
-    let mut end = prefix.to_vec();
-    while let Some(last) = end.pop() {
-        if last < u8::MAX {
-            end.push(last + 1);
-            return end;
-        }
-    }
-    vec![u8::MAX; 32]
-}
 
 fn places_in<'a>(
     table: &'a impl ReadableTable<Bytes, u8>,
@@ -393,6 +313,7 @@ impl<'txn> TreeTables<'txn> {
             places: tx.open_table(PLACES)?,
             moves: tx.open_table(MOVES)?,
             conflicts: tx.open_table(CONFLICTS)?,
+            carriers: tx.open_table(CARRIERS)?,
             totals_table,
             pending_table: tx.open_table(PENDING)?,
             space,
@@ -545,6 +466,29 @@ impl WriteTables<'_> {
         Ok(self.recent.contains_key(id) || self.rows.get(&rows_key(self.space, id))?.is_some())
     }
 
+    /// Notes that a row came again; true if that is news.
+    pub(super) fn put_carrier(&mut self, id: &RowId, carrier: Carrier) -> Result<bool, TreeError> {
+        let key = carriers_key(self.space, id, carrier);
+        Ok(self.carriers.insert(&key, ())?.is_none())
+    }
+
+    /// Carriers of a row after the first.
+    pub(super) fn later_carriers(&self, id: &RowId) -> Result<Vec<Carrier>, TreeError> {
+        let low = carriers_key(self.space, id, Carrier { log: 0, seq: 0 });
+        let high = carriers_key(
+            self.space,
+            id,
+            Carrier {
+                log: u32::MAX,
+                seq: u64::MAX,
+            },
+        );
+        let range = self.carriers.range::<&[u8; 48]>(&low..=&high)?;
+        range
+            .map(|entry| Ok(split_carrier(entry?.0.value())))
+            .collect()
+    }
+
     /// Keeps memory bounded; call between rows, with no group in hand.
     pub(super) fn trim(&mut self) -> Result<(), TreeError> {
         if self.slots.len() > SLOTS_MAX {
@@ -585,58 +529,6 @@ impl Drop for WriteTables<'_> {
     fn drop(&mut self) {
         // A write that fails here also fails the commit: redb refuses everything after it.
         let _ = self.flush();
-    }
-}
-
-const PENDING_TOUCHED: u8 = 1;
-const PENDING_GONE: u8 = 2;
-const PENDING_PATH: u8 = 3;
-
-impl Pending {
-    fn encode(&self) -> Vec<u8> {
-        let mut out = vec![];
-        for (tag, nodes) in [(PENDING_TOUCHED, &self.touched), (PENDING_GONE, &self.gone)] {
-            for node in nodes {
-                out.push(tag);
-                out.extend_from_slice(node.as_bytes());
-            }
-        }
-        for path in &self.paths {
-            out.push(PENDING_PATH);
-            out.extend_from_slice(&(path.len() as u64).to_be_bytes());
-            out.extend_from_slice(path);
-        }
-        out
-    }
-
-    fn decode_into(&mut self, mut bytes: &[u8]) -> Result<(), TreeError> {
-        const BAD: TreeError = TreeError::Damaged("pending work");
-        let take = |count: usize, rest: &mut &[u8]| -> Result<Vec<u8>, TreeError> {
-            let (head, tail) = rest.split_at_checked(count).ok_or(BAD)?;
-            *rest = tail;
-            Ok(head.to_vec())
-        };
-        while let Some((tag, rest)) = bytes.split_first() {
-            bytes = rest;
-            match *tag {
-                PENDING_TOUCHED | PENDING_GONE => {
-                    let node = NodeId::from_slice(&take(NodeId::LEN, &mut bytes)?).ok_or(BAD)?;
-                    let set = if *tag == PENDING_GONE {
-                        &mut self.gone
-                    } else {
-                        &mut self.touched
-                    };
-                    set.insert(node);
-                }
-                PENDING_PATH => {
-                    let len = take(8, &mut bytes)?.try_into().map_err(|_| BAD)?;
-                    let len = usize::try_from(u64::from_be_bytes(len)).map_err(|_| BAD)?;
-                    self.paths.insert(take(len, &mut bytes)?);
-                }
-                _ => return Err(BAD),
-            }
-        }
-        Ok(())
     }
 }
 

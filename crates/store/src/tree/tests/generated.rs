@@ -72,11 +72,11 @@ impl World {
         world
     }
 
-    fn seen(&self, who: usize) -> BTreeMap<RowId, (Row, Carrier)> {
+    fn seen(&self, who: usize) -> Rows {
         let mut rows = BTreeMap::new();
         for index in &self.writers[who].view {
             for (carrier, row) in self.history.segments[*index].carriers() {
-                rows.entry(row.id()).or_insert((row.clone(), carrier));
+                note(&mut rows, row.id(), row.clone(), carrier);
             }
         }
         rows
@@ -116,7 +116,7 @@ impl World {
                 log: u32::MAX,
                 seq: seen.len() as u64,
             };
-            seen.entry(row.id()).or_insert((row.clone(), carrier));
+            note(&mut seen, row.id(), row.clone(), carrier);
             rows.push(row);
             seen = honest(seen);
         }
@@ -252,7 +252,7 @@ fn hostile(row: Row, dice: &mut Dice) -> Row {
 }
 
 /// Rows without those that no replica takes, whatever else it has.
-fn honest(rows: BTreeMap<RowId, (Row, Carrier)>) -> BTreeMap<RowId, (Row, Carrier)> {
+fn honest(rows: Rows) -> Rows {
     let born: BTreeSet<NodeId> = rows
         .values()
         .filter(|(row, _)| row.is_birth())
@@ -309,7 +309,7 @@ fn order(history: &History, dice: &mut Dice) -> Vec<usize> {
 
 /// What one replica has at the end.
 struct Outcome {
-    rows: BTreeMap<RowId, (Row, Carrier)>,
+    rows: Rows,
     emitted: BTreeSet<RowId>,
     states: BTreeMap<NodeId, NodeState>,
     unified: BTreeMap<NodeId, NodeState>,
@@ -333,7 +333,7 @@ fn run(history: &History, dice: &mut Dice) -> Outcome {
         let mut tx = db.begin_write().expect("a transaction");
         for index in now {
             for (id, row, carrier) in deliver(&tx, &history.segments[*index]) {
-                rows.entry(id).or_insert((row, carrier));
+                note(&mut rows, id, row, carrier);
             }
             if dice.one_in(4) {
                 tx.commit().expect("a commit");
@@ -390,11 +390,7 @@ fn run(history: &History, dice: &mut Dice) -> Outcome {
 }
 
 /// Writes all `into` rows that follow, as one device does, and gives the states then.
-fn unify_all(
-    db: &Database,
-    history: &History,
-    rows: &BTreeMap<RowId, (Row, Carrier)>,
-) -> BTreeMap<NodeId, NodeState> {
+fn unify_all(db: &Database, history: &History, rows: &Rows) -> BTreeMap<NodeId, NodeState> {
     let mut history = history.clone();
     let mut rows = rows.clone();
     let tx = db.begin_write().expect("a transaction");
@@ -412,11 +408,9 @@ fn unify_all(
         let index = history.write(99, &all, unify.clone());
         let taken = deliver(&tx, &history.segments[index]);
         assert_eq!(taken.len(), unify.len(), "an own row was refused");
-        rows.extend(
-            taken
-                .into_iter()
-                .map(|(id, row, carrier)| (id, (row, carrier))),
-        );
+        for (id, row, carrier) in taken {
+            note(&mut rows, id, row, carrier);
+        }
         TreeTables::open(&tx, SPACE)
             .expect("opens")
             .settle(&history)
