@@ -103,11 +103,15 @@ impl DaemonError {
 
 /// The time now.
 pub fn now() -> Now {
+    // Milliseconds go on evenly from the start, so that a clock that is set stops no timer.
+    static START: std::sync::OnceLock<(std::time::Instant, Duration)> = std::sync::OnceLock::new();
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
+    let (instant, wall) = START.get_or_init(|| (std::time::Instant::now(), since));
+    let even = *wall + instant.elapsed();
     Now {
-        ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+        ms: u64::try_from(even.as_millis()).unwrap_or(u64::MAX),
         ns: i64::try_from(since.as_nanos()).unwrap_or(i64::MAX),
     }
 }

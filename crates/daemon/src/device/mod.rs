@@ -163,6 +163,11 @@ impl Device {
             let Some(worktree) = self.worktrees.get_mut(&space) else {
                 continue;
             };
+            if worktree.wants_reopen() {
+                self.worktrees.remove(&space);
+                self.reopen(space, now)?;
+                continue;
+            }
             if !worktree.is_busy(now) {
                 continue;
             }

@@ -603,6 +603,9 @@ impl Device {
                 self.feed(conn, input, now)?;
             }
         }
+        for worktree in self.worktrees.values_mut() {
+            worktree.tidy_requests(now.ms);
+        }
         Ok(())
     }
 

@@ -18,6 +18,7 @@ use pacsync_store::index::{Attachment, IndexReader};
 use super::Device;
 use crate::control::CommandError;
 use crate::control::api::EventKind;
+use crate::disk::RelPath;
 use crate::home;
 use crate::net::PeerStanding;
 use crate::worktree::{Context, Now, Phase, RETRY_MS, Tracking, Worktree};
@@ -106,11 +107,34 @@ impl Device {
     }
 
     fn tracking(&self, space: &SpaceId) -> Result<Tracking, StoreError> {
-        if *space != self.home_space {
-            return Ok(Tracking::all());
+        let tracking = if *space == self.home_space {
+            Tracking::from_settings(&self.store.document(space, &settings_id(space))?)
+        } else {
+            Tracking::all()
+        };
+        let root = self.root_of(space)?;
+        let mut inside = vec![std::fs::canonicalize(self.home.path()).ok()];
+        for other in self.store.spaces().filter(|other| other.id != *space) {
+            inside.push(
+                self.attachment(&other.id)?
+                    .map(|found| PathBuf::from(OsStr::from_bytes(&found.root))),
+            );
         }
-        let settings = self.store.document(space, &settings_id(space))?;
-        Ok(Tracking::from_settings(&settings))
+        let never = inside
+            .into_iter()
+            .flatten()
+            .filter_map(|path| {
+                let rest = path.strip_prefix(&root).ok()?;
+                RelPath::from_bytes(rest.as_os_str().as_bytes()).ok()
+            })
+            .filter(|path| !path.is_root())
+            .collect();
+        Ok(tracking.without(never))
+    }
+
+    /// Opens a space anew whose disk was closed.
+    pub(super) fn reopen(&mut self, space: SpaceId, now: Now) -> Result<(), StoreError> {
+        self.open_space(space, now)
     }
 
     pub(super) fn refresh_tracking(&mut self, now: Now) -> Result<(), StoreError> {
@@ -431,7 +455,8 @@ impl Device {
             }
         }
         let committed = txn.commit()?;
-        self.committed(committed, None, now)
+        self.committed(committed, None, now)?;
+        self.refresh_tracking(now)
     }
 
     /// The directory, made if it is missing, canonical, and in nobody's way.

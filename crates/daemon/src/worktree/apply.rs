@@ -430,6 +430,17 @@ impl Worktree {
                     }
                     Err(error) => return Err(error),
                 }
+                if let Ok(Some(stat)) = self.disk.stat(&item.temp)
+                    && stat.kind == crate::disk::FileKind::Dir
+                {
+                    // Somebody put a directory there in this moment.
+                    self.disk.rename_noreplace(&item.temp, &place.path)?;
+                    return Err(DiskError::new(
+                        crate::disk::DiskOp::Rename,
+                        &place.path,
+                        std::io::ErrorKind::AlreadyExists,
+                    ));
+                }
                 let displaced = displaced(cx, *node, entry, &item.temp, place);
                 Ok(Outcome::Removed {
                     displaced: Some(displaced),
@@ -511,7 +522,11 @@ impl Worktree {
             }
             Err(error) => return Err(error),
         }
-        self.disk.rename(temp, path)?;
+        if let Err(error) = self.disk.rename(temp, path) {
+            // The path must not stay empty.
+            let _ = self.disk.rename_noreplace(&aside, path);
+            return Err(error);
+        }
         Ok(aside)
     }
 

@@ -151,6 +151,7 @@ pub struct Worktree {
     parked: BTreeMap<NodeId, u32>,
     /// Set when the root itself cannot be used.
     root_trouble: Option<String>,
+    wants_reopen: bool,
     check_root_at: u64,
 }
 
@@ -267,6 +268,8 @@ impl Worktree {
             && self.stalled.is_empty()
             && self.transfers.is_empty()
             && !self.has_node_faults()
+            && self.breaker.held().is_empty()
+            && self.root_trouble.is_none()
     }
 
     fn has_node_faults(&self) -> bool {
@@ -301,8 +304,17 @@ impl Worktree {
         self.breaker.held()
     }
 
+    /// True if the directory at the root's place is another than the one that is open: the disk
+    /// must be opened anew.
+    pub fn wants_reopen(&self) -> bool {
+        self.wants_reopen
+    }
+
     /// When to call [`Worktree::step`] again at the latest.
     pub fn next_due(&self) -> Option<u64> {
+        if self.phase == Phase::Joining {
+            return None;
+        }
         let settled = self
             .settling
             .values()
@@ -329,7 +341,7 @@ impl Worktree {
         }
         self.phase != Phase::Joining
             && (!self.walks.is_empty()
-                || !self.order.is_empty()
+                || (self.phase == Phase::Live && !self.order.is_empty())
                 || self.next_due().is_some_and(|due| due <= now.ms))
     }
 
@@ -346,7 +358,8 @@ impl Worktree {
         self.scan_step(cx, &mut progress)?;
         if self.walks.is_empty() && self.queue.is_idle_at(cx.now.ms) {
             self.settle_step(cx, &mut progress)?;
-            if self.phase == Phase::FirstScan && self.is_scanned() {
+            let settled = self.vacated.is_empty() && self.settling.is_empty();
+            if self.phase == Phase::FirstScan && settled {
                 self.finish_first_scan(cx)?;
             }
         }
@@ -438,11 +451,18 @@ impl Worktree {
         }
         self.check_root_at = cx.now.ms + RETRY_MS;
         let before = self.root_trouble.take();
+        let open = self.disk.dir_identity(&RelPath::root());
         match self.disk.root_identity() {
+            // What is open counts, not only what stands at the place: the one may be the bare
+            // directory beneath a mount.
             Ok(found)
-                if (found.dev, found.ino, found.fs_id)
-                    == (self.root.dev, self.root.ino, self.root.fsid) => {}
-            Ok(found) if found.ino == self.root.ino && found.fs_id == self.root.fsid => {}
+                if open.as_ref().ok().map(|o| (o.dev, o.ino)) != Some((found.dev, found.ino)) =>
+            {
+                self.wants_reopen = true;
+                self.root_trouble =
+                    Some("the root was mounted or unmounted: it is opened anew".into());
+            }
+            Ok(found) if same_root(&self.root, &found) => {}
             Ok(_) => {
                 self.root_trouble = Some(
                     "another directory stands at the root's place: nothing is changed until the \
@@ -622,4 +642,10 @@ const TRANSFER_MARK: &[u8] = b"t-";
 fn is_transfer_temp(name: &[u8]) -> bool {
     name.strip_prefix(RESERVED_PREFIX)
         .is_some_and(|rest| rest.starts_with(TRANSFER_MARK))
+}
+
+/// Whether a directory is the one that was attached. Device numbers change from one start of the
+/// system to the next; of some file systems the id does.
+fn same_root(known: &RootIdentity, found: &crate::disk::DirIdentity) -> bool {
+    known.ino == found.ino && (known.fsid == found.fs_id || known.dev == found.dev)
 }

@@ -210,8 +210,22 @@ impl Worktree {
         let Ok(path) = dir.join(&name) else {
             return Ok(Plan::Done);
         };
+        if self.tracking.class(&path) == Class::Untracked {
+            // Forgetting never deletes.
+            super::forget_tree(&mut b.index, &parent, &name)?;
+            b.dirty = true;
+            return Ok(Plan::Done);
+        }
         let place = Place { parent, name, path };
         if entry.kind != Kind::Dir {
+            if let Ok(Some(stat)) = self.disk.stat(&place.path)
+                && file_identity(&stat.identity) != entry.identity
+            {
+                // Something that was not seen yet: taken in first.
+                self.queue.deep(place.path, b.now.ms);
+                self.stalled.insert(node, b.now.ms + super::VACATED_MS * 2);
+                return Ok(Plan::Wait);
+            }
             return Ok(Plan::Step(Step::Remove { node, entry, place }));
         }
         if self.leftovers.remove(&(place.parent, place.name.clone())) {
@@ -469,6 +483,16 @@ impl Worktree {
         }
         self.wait_for(content, node);
         if self.transfers.get(&content.id).is_some() || self.transfers.is_full() {
+            return Ok(Obtained::Wait);
+        }
+        if self.disk.free_space().is_ok_and(|free| free < content.size) {
+            self.node_fault(
+                &place.path,
+                node,
+                "the disk is full: make room; it goes on by itself".into(),
+                b.now,
+            );
+            self.unwait(&node);
             return Ok(Obtained::Wait);
         }
         let name = self.temp_name(super::TRANSFER_MARK, rng);

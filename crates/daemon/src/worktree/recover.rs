@@ -9,12 +9,14 @@ use pacsync_store::{Store, StoreError};
 
 use super::apply::trash_dir;
 use super::content::read;
-use super::notes::{Act, Displaced, Intent, Old, PathRecord};
+use super::notes::{Act, Displaced, Intent, New, Old, PathRecord};
 use super::queue::Queue;
 use super::scan::Batch;
 use super::settle::path_of;
 use super::transfer::TransferRecord;
-use super::{Context, DISPLACED_MS, Now, Phase, Progress, Tracking, Worktree, file_identity};
+use super::{
+    Context, DISPLACED_MS, Now, Phase, Progress, Tracking, Worktree, file_identity, same_root,
+};
 use crate::disk::{Disk, DiskError, FileKind, Probe, RelPath};
 
 /// Why a worktree could not be opened.
@@ -26,6 +28,12 @@ pub enum OpenError {
     /// The root failed.
     #[error("the root directory: {0}")]
     Disk(#[from] DiskError),
+    /// Another directory stands at the root's place.
+    #[error(
+        "another directory stands at the root's place (is its disk mounted?): nothing is changed \
+         until the one that was attached is back"
+    )]
+    OtherRoot,
     /// The space is not attached, or its keys are not here.
     #[error("the space has no worktree on this device yet")]
     NotAttached,
@@ -52,6 +60,12 @@ impl Worktree {
             Err(error) => return Err(error.into()),
         };
         let found = disk.root_identity()?;
+        if let Some(attachment) = attachment_of(cx.store, known.no)?
+            && let Some(before) = attachment.root_identity
+            && !same_root(&before, &found)
+        {
+            return Err(OpenError::OtherRoot);
+        }
         let identity = RootIdentity {
             dev: found.dev,
             ino: found.ino,
@@ -61,9 +75,15 @@ impl Worktree {
         let (attachment, pending, displaced) = {
             let mut index = txn.index(known.no)?;
             let mut attachment = index.attachment()?.ok_or(OpenError::NotAttached)?;
-            if attachment.root_identity.is_none() {
-                attachment.root_identity = Some(identity);
-                index.set_attachment(&attachment)?;
+            match attachment.root_identity {
+                Some(before) if before == identity => {}
+                before => {
+                    if let Some(before) = before {
+                        index.renumber(before.dev, identity.dev)?;
+                    }
+                    attachment.root_identity = Some(identity);
+                    index.set_attachment(&attachment)?;
+                }
             }
             let displaced = index.notes(NoteKind::Displaced)?;
             (attachment, index.pending(None, usize::MAX)?, displaced)
@@ -107,6 +127,7 @@ impl Worktree {
             leftovers: Default::default(),
             parked: Default::default(),
             root_trouble: None,
+            wants_reopen: false,
             check_root_at: 0,
         };
         for (number, bytes) in displaced {
@@ -120,6 +141,7 @@ impl Worktree {
             let _ = worktree.disk.rmdir(&trash_dir());
         }
         worktree.resume_transfers(cx)?;
+        worktree.hold_mass_deletes(cx.store, &pending, cx.now)?;
         worktree.mark(pending);
         if phase != Phase::Joining {
             worktree.queue.deep(RelPath::root(), cx.now.ms);
@@ -180,16 +202,27 @@ impl Worktree {
                 Ok(None)
             }
             Act::Remove => {
-                let (Some(old), Some(_), None) = (intent.old, at_temp, at_path) else {
+                let (Some(old), Some(_)) = (intent.old, at_temp) else {
                     return Ok(None);
                 };
-                index.remove(&intent.parent, &intent.name)?;
+                if at_path.is_none() {
+                    index.remove(&intent.parent, &intent.name)?;
+                }
                 Ok(Some(self.aside(intent, &temp, old, now)))
             }
             Act::Put => {
                 let Some(new) = intent.new else {
                     return Ok(None);
                 };
+                if let (Some(old), Some(temp_stat)) = (intent.old, at_temp)
+                    && temp_stat.identity.ino == old.identity.ino
+                {
+                    // The exchange happened: what is aside is the old file, whatever became of
+                    // the path since.
+                    index.remove_transfer(&new.content)?;
+                    self.adopt_put(index, intent, &path, &new, now)?;
+                    return Ok(Some(self.aside(intent, &temp, old, now)));
+                }
                 let same_as_before =
                     |old: &Old| at_path.is_some_and(|stat| stat.identity.ino == old.identity.ino);
                 let not_begun =
@@ -233,6 +266,41 @@ impl Worktree {
                 }
             }
         }
+    }
+
+    /// Records a file as applied if its path holds what the intent was to put there.
+    fn adopt_put(
+        &self,
+        index: &mut pacsync_store::index::Index<'_>,
+        intent: &Intent,
+        path: &RelPath,
+        new: &New,
+        now: Now,
+    ) -> Result<(), StoreError> {
+        let Ok(Some(stat)) = self.disk.stat(path) else {
+            return Ok(());
+        };
+        let kind = match stat.kind {
+            FileKind::File => Kind::File,
+            FileKind::Symlink => Kind::Symlink,
+            FileKind::Dir | FileKind::Other => return Ok(()),
+        };
+        let Ok(read) = read(&*self.disk, path, kind, &self.keys) else {
+            return Ok(());
+        };
+        if read.content.id == new.content {
+            let entry = Entry {
+                node: intent.node,
+                kind,
+                identity: read.identity,
+                mode: stat.mode,
+                row: Some(new.row),
+                content: Some(new.content),
+                recorded_ns: now.ns,
+            };
+            index.put(&intent.parent, &intent.name, &entry)?;
+        }
+        Ok(())
     }
 
     fn aside(&self, intent: &Intent, temp: &RelPath, old: Old, now: Now) -> Displaced {
@@ -419,6 +487,13 @@ impl Worktree {
         let kind = match self.disk.stat(&temp) {
             Ok(Some(stat)) if stat.kind == FileKind::File => Kind::File,
             Ok(Some(stat)) if stat.kind == FileKind::Symlink => Kind::Symlink,
+            Ok(Some(stat)) if stat.kind == FileKind::Dir => {
+                // Never a directory's end: it goes back to where it was, to be looked at.
+                let path = record.path.path();
+                let _ = self.disk.rename_noreplace(&temp, &path);
+                self.queue.deep(path, cx.now.ms);
+                return Err(StoreError::Packs("a directory was put aside".into()));
+            }
             Ok(_) => return Ok(None),
             Err(error) => return Err(StoreError::Packs(error.to_string())),
         };
@@ -497,4 +572,12 @@ impl Worktree {
         txn.commit()?;
         Ok(())
     }
+}
+
+fn attachment_of(
+    store: &Store,
+    no: u32,
+) -> Result<Option<pacsync_store::index::Attachment>, StoreError> {
+    let tx = store.read()?;
+    pacsync_store::index::IndexReader::new(&tx, no).attachment()
 }

@@ -418,10 +418,7 @@ impl Worktree {
             FileKind::Symlink => Kind::Symlink,
             // Never synced; what the place held before is gone.
             FileKind::Other => {
-                return match b.index.get(&parent, name)? {
-                    Some(known) => self.bury(b, &parent, name, &known),
-                    None => Ok(()),
-                };
+                return self.vacate(b, parent, name, &path);
             }
         };
         let valid = match Name::new(name) {
@@ -438,10 +435,9 @@ impl Worktree {
                 }
                 self.examine_known(b, &path, parent, name, stat, known, depth)
             }
-            Some(known) => {
-                self.bury(b, &parent, name, &known)?;
-                self.examine_new(b, rng, &path, parent, &valid, stat, kind)
-            }
+            // What stood here is gone, or has moved: decided like any vacated place, and then
+            // this one is looked at anew.
+            Some(_) => self.vacate(b, parent, name, &path),
             None => self.examine_new(b, rng, &path, parent, &valid, stat, kind),
         }
     }
@@ -461,8 +457,9 @@ impl Worktree {
         let changed_mode =
             self.probe.modes && known.kind != Kind::Symlink && stat.mode != known.mode;
         if known.kind == Kind::Dir {
-            let elsewhere = identity.dev != known.identity.dev && identity.dev != self.root.dev;
-            if elsewhere && known.identity.dev == self.root.dev {
+            let was_mount = known.identity.dev != self.root.dev;
+            let is_mount = identity.dev != self.root.dev;
+            if was_mount != is_mount {
                 self.fault(
                     path,
                     "another file system is mounted here: nothing beneath it is deleted or                      synced until it is as before"
@@ -663,14 +660,31 @@ impl Worktree {
             return Ok(());
         };
         b.marks.push(node);
+        let elsewhere = b
+            .index
+            .location(&node)?
+            .is_some_and(|(at, other)| at != parent || other != name.as_bytes());
+        if elsewhere && state.kind == kind {
+            // The node is about to come here from another place on this disk. Both are wanted:
+            // they become one, and their contents stand side by side.
+            let (new, birth) = match self.birth_beside(b, rng, path, parent, name, stat, kind)? {
+                Some(born) => born,
+                None => return Ok(()),
+            };
+            let keys = Keys {
+                into: Some(node),
+                ..Keys::default()
+            };
+            b.write(&Row::new(new, vec![birth], keys));
+            b.marks.push(new);
+            return Ok(());
+        }
         if state.kind != kind {
             // Of another kind: a node of its own; which one shows is the tree's to say.
-            return self.birth_beside(b, rng, path, parent, name, stat, kind);
+            self.birth_beside(b, rng, path, parent, name, stat, kind)?;
+            return Ok(());
         }
         if kind == Kind::Dir {
-            if b.index.location(&node)?.is_some() {
-                return Ok(());
-            }
             let mode = stat.mode;
             let entry = Entry {
                 node,
@@ -733,14 +747,14 @@ impl Worktree {
         name: &Name,
         stat: &Stat,
         kind: Kind,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<(NodeId, RowId)>, StoreError> {
         let read = match kind {
             Kind::Dir => None,
             _ => match self.read_entry(path, kind, b) {
                 Ok(read) => Some(read),
                 Err(error) => {
                     self.read_fault(&error, path, b.now);
-                    return Ok(());
+                    return Ok(None);
                 }
             },
         };
@@ -773,7 +787,7 @@ impl Worktree {
         if kind == Kind::Dir {
             self.begin_walk(b, path, node, Depth::Deep)?;
         }
-        Ok(())
+        Ok(Some((node, id)))
     }
 
     /// Writes that what was known at a place, and everything beneath it, is gone.

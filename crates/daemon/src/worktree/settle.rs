@@ -13,7 +13,7 @@ use pacsync_store::index::{Entry, Index};
 use super::breaker::Direction;
 use super::scan::Batch;
 use super::{Context, Progress, SETTLE_MS, Worktree, file_identity, forget_tree};
-use crate::disk::{RelPath, Stat};
+use crate::disk::{FileKind, RelPath, Stat};
 
 /// A burst of deletes is decided together, but not later than this after its begin.
 const BURST_MS: u64 = 2_000;
@@ -59,7 +59,7 @@ impl Worktree {
                 && entry.identity.ino == stat.identity.ino
                 && entry.identity.dev == stat.identity.dev
                 && entry.identity.btime_ns == stat.identity.btime_ns;
-            if same && self.is_vacant(b, &parent, &name)? {
+            if same && self.is_vacant(b, &parent, &name, kind)? {
                 return Ok(Some(MovedFrom {
                     parent,
                     name,
@@ -87,7 +87,7 @@ impl Worktree {
             return Ok(None);
         };
         let vacant = self.vacated.contains_key(&(parent, name.clone()))
-            && self.is_vacant(b, &parent, &name)?;
+            && self.is_vacant(b, &parent, &name, entry.kind)?;
         Ok(vacant.then_some(MovedFrom {
             parent,
             name,
@@ -95,14 +95,24 @@ impl Worktree {
         }))
     }
 
-    fn is_vacant(&self, b: &Batch<'_>, parent: &NodeId, name: &[u8]) -> Result<bool, StoreError> {
+    fn is_vacant(
+        &self,
+        b: &Batch<'_>,
+        parent: &NodeId,
+        name: &[u8],
+        kind: Kind,
+    ) -> Result<bool, StoreError> {
         let Some(dir) = path_of(&b.index, parent)? else {
             return Ok(false);
         };
         let Ok(path) = dir.join(name) else {
             return Ok(false);
         };
-        Ok(matches!(self.disk.stat(&path), Ok(None)))
+        Ok(match self.disk.stat(&path) {
+            Ok(None) => true,
+            Ok(Some(stat)) => !same_kind(stat.kind, kind),
+            Err(_) => false,
+        })
     }
 
     /// Writes that a node is at another place now.
@@ -202,6 +212,10 @@ impl Worktree {
             let Ok(path) = dir.join(&name) else { continue };
             match self.disk.stat(&path) {
                 Ok(None) => gone.push((parent, name, path, entry)),
+                Ok(Some(stat)) if !same_kind(stat.kind, entry.kind) => {
+                    self.queue.deep(path.clone(), cx.now.ms);
+                    gone.push((parent, name, path, entry));
+                }
                 Ok(Some(_)) => self.queue.deep(path, cx.now.ms),
                 Err(error) => self.disk_fault(&error, &path, cx.now),
             }
@@ -388,4 +402,13 @@ fn count_below(index: &Index<'_>, entry: &Entry) -> Result<u64, StoreError> {
         }
     }
     Ok(count)
+}
+
+fn same_kind(found: FileKind, known: Kind) -> bool {
+    matches!(
+        (found, known),
+        (FileKind::File, Kind::File)
+            | (FileKind::Dir, Kind::Dir)
+            | (FileKind::Symlink, Kind::Symlink)
+    )
 }

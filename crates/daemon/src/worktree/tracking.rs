@@ -24,6 +24,9 @@ pub enum Class {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tracking {
     paths: BTreeMap<RelPath, bool>,
+    /// Never scanned or rendered, nor what lies beneath: the daemon's own home, roots of other
+    /// spaces.
+    never: Vec<RelPath>,
 }
 
 impl Tracking {
@@ -31,6 +34,7 @@ impl Tracking {
     pub fn all() -> Self {
         Self {
             paths: BTreeMap::from([(RelPath::root(), true)]),
+            never: vec![],
         }
     }
 
@@ -46,7 +50,17 @@ impl Tracking {
                 Some((RelPath::from_bytes(&path).ok()?, *flag))
             })
             .collect();
-        Self { paths }
+        Self {
+            paths,
+            never: vec![],
+        }
+    }
+
+    /// Leaves paths out, whatever the map says.
+    #[must_use]
+    pub fn without(mut self, never: Vec<RelPath>) -> Self {
+        self.never = never;
+        self
     }
 
     /// The document key for a path.
@@ -57,9 +71,14 @@ impl Tracking {
     /// What a path is.
     pub fn class(&self, path: &RelPath) -> Class {
         // The usual case, without a look at each directory above.
-        let whole = self.paths.len() == 1 && self.paths.get(&RelPath::root()) == Some(&true);
+        let whole = self.never.is_empty()
+            && self.paths.len() == 1
+            && self.paths.get(&RelPath::root()) == Some(&true);
         if whole || self.is_tracked(path) {
             return Class::Tracked;
+        }
+        if self.never.iter().any(|never| path.starts_with(never)) {
+            return Class::Untracked;
         }
         let beneath = self
             .paths
@@ -74,6 +93,9 @@ impl Tracking {
 
     /// True if the longest entry that covers the path says yes.
     pub fn is_tracked(&self, path: &RelPath) -> bool {
+        if self.never.iter().any(|never| path.starts_with(never)) {
+            return false;
+        }
         let mut at = Some(path.clone());
         while let Some(path) = at {
             if let Some(yes) = self.paths.get(&path) {
@@ -149,7 +171,9 @@ mod tests {
         let map = [("a", true), ("a/b", false), ("a/b/c", true), ("x/y", true)];
         let tracking = Tracking {
             paths: map.iter().map(|(p, yes)| (path(p), *yes)).collect(),
+            never: vec![path("a/never")],
         };
+        assert_eq!(tracking.class(&path("a/never/x")), Class::Untracked);
         assert_eq!(tracking.class(&path("a/z")), Class::Tracked);
         assert_eq!(tracking.class(&path("a/b")), Class::Above);
         assert_eq!(tracking.class(&path("a/b/q")), Class::Untracked);

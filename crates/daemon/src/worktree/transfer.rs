@@ -28,6 +28,9 @@ const ACTIVE_MAX: usize = 4;
 const CHUNKS_BYTES: u64 = 2 << 20;
 /// Most chunks in one request.
 const CHUNKS_MAX: usize = 200;
+/// Most pieces of one content: what is longer than some 250 GiB is cut short here, does not get
+/// its name, and is not taken.
+const PIECES_MAX: usize = 2 << 20;
 /// How long something that no peer had is left alone.
 const MISSING_MS: u64 = 500;
 
@@ -383,7 +386,7 @@ impl Worktree {
         }
         let lookup = |id: &_| tables.manifest(id).ok().flatten();
         let pieces: Result<Vec<Piece>, _> = match Walk::new(&self.keys, &top, &bytes, lookup) {
-            Ok(walk) => walk.collect(),
+            Ok(walk) => walk.take(PIECES_MAX).collect(),
             Err(error) => Err(error),
         };
         let pieces = match pieces {
@@ -521,6 +524,16 @@ impl Worktree {
         self.transfers.missing.values().copied().chain(big).min()
     }
 
+    /// Drops waits that are over, so that they wake nobody.
+    pub fn tidy_requests(&mut self, now_ms: u64) {
+        self.transfers.missing.retain(|_, until| *until > now_ms);
+        for transfer in self.transfers.big.values_mut() {
+            if transfer.not_before_ms <= now_ms {
+                transfer.not_before_ms = 0;
+            }
+        }
+    }
+
     /// A peer may have what was missing: no need to wait.
     pub fn retry_missing(&mut self) {
         self.transfers.missing.clear();
@@ -572,12 +585,16 @@ fn missing_manifests(
     top: &[u8],
 ) -> Result<Vec<ManifestId>, StoreError> {
     let mut missing = vec![];
+    let mut seen = BTreeSet::new();
     let mut open = vec![top.to_vec()];
     while let Some(bytes) = open.pop() {
         let Ok(manifest) = Manifest::decode(&bytes) else {
             continue;
         };
         for id in manifest.subs() {
+            if !seen.insert(id) {
+                continue;
+            }
             match tables.manifest(&id)? {
                 Some(bytes) => open.push(bytes),
                 None => missing.push(id),
