@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use pacsync_daemon::control::{CommandError, ErrorKind};
 
-use crate::commands::{deletes, devices, files, manual, pair, service, spaces, up, wait};
+use crate::commands::{deletes, demo, devices, files, manual, pair, service, spaces, up, wait};
 use crate::error::{self, CliError};
 use crate::output::{Format, Output};
 
@@ -85,6 +85,8 @@ pub(crate) enum Command {
     Deletes(deletes::DeletesArgs),
     /// Print what happens, one JSON object a line
     Events,
+    /// Show laptop, phone and server at work: real daemons on this machine, in homes of their own
+    Demo(demo::DemoArgs),
     /// Start the daemon at login
     #[command(subcommand)]
     Service(service::ServiceCommand),
@@ -170,6 +172,8 @@ mod tests {
             "pacsync deletes --apply photos",
             "pacsync deletes --restore",
             "pacsync events",
+            "pacsync demo",
+            "pacsync demo --keep d",
             "pacsync service install",
             "pacsync service uninstall",
             "pacsync service status",

@@ -1,6 +1,7 @@
 //! One file per group of commands: its arguments, what it asks, how the answer reads.
 
 pub(crate) mod deletes;
+pub(crate) mod demo;
 pub(crate) mod devices;
 pub(crate) mod doctor;
 pub(crate) mod events;
@@ -33,10 +34,11 @@ pub(crate) struct Context {
 
 /// Runs one command.
 pub(crate) fn run(cli: Cli, output: Output) -> Result<(), CliError> {
-    // These need no home.
+    // These need no home, or make their own.
     match &cli.command {
         Command::Completions(args) => return manual::completions(output, args),
         Command::Man => return manual::man(output),
+        Command::Demo(args) => return demo::demo(output, args),
         _ => {}
     }
     let home = paths::home(cli.home)?;
@@ -66,7 +68,7 @@ pub(crate) fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Command::Events => wait_for(events::events(context)),
         Command::Service(command) => service::service(context, &command),
         Command::Doctor => wait_for(doctor::doctor(context)),
-        Command::Completions(_) | Command::Man => Ok(()),
+        Command::Completions(_) | Command::Man | Command::Demo(_) => Ok(()),
     }
 }
 

@@ -1,0 +1,122 @@
+//! Spaces beside `home`.
+
+use std::fs;
+use std::path::Path;
+
+use crate::support::{Device, Tree, check_same, write};
+
+fn read(root: &Path) -> Tree {
+    Tree::read(root).without_own()
+}
+
+#[test]
+fn a_space_is_made_attached_and_detached() {
+    let (a, b) = Device::pair_of();
+    let (at_a, at_b) = (a.beside("photos"), b.beside("pictures"));
+    write(at_a.join("2026/one.jpg"), "one");
+    let report = a.ok([
+        "space",
+        "create",
+        "photos",
+        "--at",
+        at_a.to_str().expect("text"),
+    ]);
+    assert_eq!(report["space"]["name"], "photos", "{report}");
+    assert_eq!(report["space"]["attached"], true, "{report}");
+    a.wait();
+    // The other one knows of it, and has nothing on disk.
+    b.wait();
+    let listed = b.ok(["space", "ls"]);
+    let names: Vec<&str> = listed["spaces"]
+        .as_array()
+        .expect("spaces")
+        .iter()
+        .filter_map(|space| space["name"].as_str())
+        .collect();
+    assert_eq!(names.len(), 2, "{listed}");
+    assert!(
+        names.contains(&"home") && names.contains(&"photos"),
+        "{listed}"
+    );
+    assert_eq!(b.space("photos")["attached"], false);
+    b.ok([
+        "space",
+        "attach",
+        "photos",
+        "--at",
+        at_b.to_str().expect("text"),
+    ]);
+    let agree = || {
+        a.wait();
+        b.wait();
+        check_same(&read(&at_a), &read(&at_b));
+    };
+    agree();
+    assert_eq!(read(&at_b).files(), 1);
+    write(at_b.join("2026/two.jpg"), "two");
+    b.wait();
+    check_same(&read(&at_a), &read(&at_b));
+    // What happens in one space is nothing to the other.
+    write(a.root.join("in-home"), "x");
+    agree();
+    assert!(!at_a.join("in-home").exists() && b.root.join("in-home").exists());
+
+    b.ok(["space", "detach", "photos"]);
+    assert!(at_b.join("2026/two.jpg").exists(), "files stay");
+    write(at_a.join("three.jpg"), "three");
+    fs::remove_file(at_a.join("2026/one.jpg")).expect("removes");
+    write(at_b.join("while-detached"), "x");
+    a.wait();
+    b.wait();
+    assert!(!at_b.join("three.jpg").exists() && at_b.join("2026/one.jpg").exists());
+    assert!(!at_a.join("while-detached").exists());
+    // Attached again it binds as at a first join: what is only here is added.
+    b.ok([
+        "space",
+        "attach",
+        "photos",
+        "--at",
+        at_b.to_str().expect("text"),
+    ]);
+    agree();
+    assert!(at_a.join("while-detached").exists() && at_b.join("three.jpg").exists());
+    assert_eq!((a.conflicts(), b.conflicts()), (0, 0));
+}
+
+#[test]
+fn a_space_has_a_name_and_a_place_of_its_own() {
+    let a = Device::founded("a");
+    let at = |name: &str| a.beside(name).to_str().expect("text").to_owned();
+    a.ok(["space", "create", "one", "--at", &at("one")]);
+    for (code, args) in [
+        (1, ["space", "create", "one", "--at", &at("other")]),
+        (1, ["space", "attach", "none", "--at", &at("other")]),
+        (1, ["space", "attach", "one", "--at", &at("other")]),
+    ] {
+        let error = a.fails(code, args);
+        assert!(
+            error["message"].is_string() && error["hint"].is_string(),
+            "{error}"
+        );
+    }
+    a.fails(1, ["space", "detach", "none"]);
+    a.fails(2, ["space", "detach", "home"]);
+    // Below another root, at it, above it, in the home of the daemon.
+    for place in [at("one"), at("one/below"), at("home/below")] {
+        let output = a.cli(["space", "create", "two", "--at", &place]);
+        let code = output.status.code();
+        assert!(matches!(code, Some(1 | 2)), "{place}: {output:?}");
+    }
+    let file = a.beside("a-file");
+    write(&file, "x");
+    a.fails(
+        1,
+        [
+            "space",
+            "create",
+            "two",
+            "--at",
+            file.to_str().expect("text"),
+        ],
+    );
+}

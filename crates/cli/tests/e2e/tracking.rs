@@ -1,0 +1,192 @@
+//! `add`, `forget`, `ls` and `.pacignore` in the home space.
+
+use std::fs;
+
+use crate::in_step;
+use crate::support::{Device, write};
+
+/// Two devices that track nothing yet.
+fn bare_pair() -> (Device, Device) {
+    let a = Device::founded("a");
+    let b = Device::new("b");
+    b.pair_with(&a);
+    b.wait();
+    (a, b)
+}
+
+#[test]
+fn only_what_was_added_travels() {
+    let (a, b) = bare_pair();
+    write(a.root.join("docs/one"), "1");
+    write(a.root.join("other/two"), "2");
+    write(a.root.join("single"), "3");
+    write(a.root.join("beside"), "4");
+    let report = a.add(&["docs", "single"]);
+    assert_eq!(report["files"], 2, "{report}");
+    a.wait();
+    assert!(b.root.join("docs/one").exists() && b.root.join("single").exists());
+    assert!(!b.root.join("other").exists() && !b.root.join("beside").exists());
+    // Tracked for everybody: what the other one puts there comes back.
+    write(b.root.join("docs/from-b"), "5");
+    write(b.root.join("beside"), "b's own");
+    b.wait();
+    assert!(a.root.join("docs/from-b").exists());
+    assert_eq!(
+        fs::read_to_string(a.root.join("beside")).expect("is there"),
+        "4"
+    );
+    let listing = b.ok(["ls"]);
+    assert_eq!(
+        listing["tracked"].as_array().map(Vec::len),
+        Some(2),
+        "{listing}"
+    );
+}
+
+#[test]
+fn what_is_forgotten_stays_on_disk_and_comes_back_when_added_again() {
+    let (a, b) = Device::pair_of();
+    write(a.root.join("dir/one"), "1");
+    write(a.root.join("dir/two"), "2");
+    write(a.root.join("kept"), "k");
+    in_step(&a, &b);
+    let dir = a.root.join("dir");
+    a.ok(["forget", dir.to_str().expect("text")]);
+    a.wait();
+    b.wait();
+    for device in [&a, &b] {
+        assert!(device.root.join("dir/one").exists() && device.root.join("dir/two").exists());
+    }
+    // Nobody follows it any more.
+    write(a.root.join("dir/one"), "only here");
+    write(a.root.join("dir/three"), "only here");
+    fs::remove_file(b.root.join("dir/two")).expect("removes");
+    a.wait();
+    b.wait();
+    assert_eq!(
+        fs::read_to_string(b.root.join("dir/one")).expect("is there"),
+        "1"
+    );
+    assert!(!b.root.join("dir/three").exists() && a.root.join("dir/two").exists());
+    // Nothing was deleted in the pac by that.
+    a.add(&["dir"]);
+    a.wait();
+    b.wait();
+    in_step(&a, &b);
+    assert!(b.root.join("dir/two").exists() && b.root.join("dir/three").exists());
+    // What differed when they met is one content on both disks.
+    let shown = fs::read_to_string(a.root.join("dir/one")).expect("is there");
+    assert!(shown == "1" || shown == "only here", "{shown}");
+    write(b.root.join("dir/after"), "tracked again");
+    a.comes_to_show(&b);
+}
+
+#[test]
+fn rows_that_arrive_while_forgotten_are_kept() {
+    let (a, b) = Device::pair_of();
+    write(a.root.join("dir/file"), "1");
+    in_step(&a, &b);
+    b.down();
+    write(a.root.join("dir/file"), "2");
+    write(a.root.join("dir/more"), "3");
+    a.scan();
+    let dir = a.root.join("dir");
+    a.ok(["forget", dir.to_str().expect("text")]);
+    b.restart();
+    a.wait();
+    b.wait();
+    assert_eq!(
+        fs::read_to_string(b.root.join("dir/file")).expect("is there"),
+        "1"
+    );
+    assert!(!b.root.join("dir/more").exists());
+    b.add(&["dir"]);
+    in_step(&a, &b);
+    assert_eq!(
+        fs::read_to_string(b.root.join("dir/file")).expect("is there"),
+        "2"
+    );
+    assert!(b.root.join("dir/more").exists());
+}
+
+#[test]
+fn paths_outside_and_missing_ones_are_refused() {
+    let a = Device::founded("a");
+    let error = a.fails(1, ["add", a.root.join("missing").to_str().expect("text")]);
+    assert!(
+        error["message"]
+            .as_str()
+            .is_some_and(|m| m.contains("missing")),
+        "{error}"
+    );
+    let error = a.fails(2, ["add", "/etc/hostname"]);
+    assert!(error["hint"].is_string(), "{error}");
+    write(a.root.join("x"), "x");
+    let error = a.fails(1, ["forget", a.root.join("x").to_str().expect("text")]);
+    assert!(error["hint"].is_string(), "{error}");
+    let error = a.fails(1, ["ls", a.root.join("x").to_str().expect("text")]);
+    assert!(error["hint"].is_string(), "{error}");
+}
+
+#[test]
+fn ignore_files_hold_for_what_lies_beneath_them() {
+    let (a, b) = Device::pair_of();
+    write(
+        a.root.join(".pacignore"),
+        "*.tmp\n/build/\n!kept.tmp\n# comment\n",
+    );
+    write(a.root.join("sub/.pacignore"), "!*.tmp\nlocal\n");
+    for path in [
+        "x.tmp",
+        "kept.tmp",
+        "x.txt",
+        "build/out",
+        "sub/build/out",
+        "sub/y.tmp",
+        "sub/local",
+        "local",
+        "deep/er/z.tmp",
+        "deep/er/z.txt",
+    ] {
+        write(a.root.join(path), path);
+    }
+    a.wait();
+    b.wait();
+    let shown = |path: &str| b.root.join(path).exists();
+    for path in [
+        ".pacignore",
+        "sub/.pacignore",
+        "kept.tmp",
+        "x.txt",
+        "sub/build/out",
+        "sub/y.tmp",
+        "local",
+        "deep/er/z.txt",
+    ] {
+        assert!(shown(path), "{path} is missing");
+    }
+    for path in ["x.tmp", "build", "sub/local", "deep/er/z.tmp"] {
+        assert!(!shown(path), "{path} was not ignored");
+    }
+    // Rules only stop the making of nodes: what is in the pac is followed on.
+    write(a.root.join("log.txt"), "1");
+    a.wait();
+    write(a.root.join(".pacignore"), "*.txt\n");
+    a.wait();
+    write(a.root.join("log.txt"), "2");
+    write(a.root.join("new.txt"), "not to be made");
+    a.wait();
+    b.wait();
+    assert_eq!(
+        fs::read_to_string(b.root.join("log.txt")).expect("is there"),
+        "2"
+    );
+    assert!(!shown("new.txt"));
+    // Nor does a rule that goes away leave anything out.
+    fs::remove_file(a.root.join(".pacignore")).expect("removes");
+    a.wait();
+    b.wait();
+    for path in ["new.txt", "x.tmp", "build/out", "deep/er/z.tmp"] {
+        assert!(shown(path), "{path} is missing");
+    }
+}
