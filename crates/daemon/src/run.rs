@@ -396,7 +396,9 @@ impl Runner {
                 Err(error) => {
                     tracing::error!(%error, "the replica failed; it is opened anew");
                     self.trouble = Some(error.to_string());
+                    device.hang_up();
                     device.save_config();
+                    self.config = device.config().clone();
                     drop(device);
                     match self.restart(&mut inputs, &cancel).await {
                         Some(again) => device = again,

@@ -293,7 +293,7 @@ impl Drop for Machine {
                 say(&format!("{}: {line}", self.name));
             }
         }
-        if std::env::var_os("PACSYNC_KEEP").is_none()
+        if !keeps()
             && let Some(pid) = self.pid()
         {
             let _ = kill_process(pid, Signal::KILL);
@@ -368,11 +368,17 @@ impl Pair {
     }
 }
 
+/// True if daemons and files are left for somebody to look at: `PACSYNC_KEEP`.
+fn keeps() -> bool {
+    std::env::var_os("PACSYNC_KEEP").is_some()
+}
+
 /// A new directory that every user may look into.
 pub(crate) fn case_dir() -> TempDir {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::Builder::new()
         .prefix("pacsync-faults-")
+        .disable_cleanup(keeps())
         .tempdir()
         .expect("a directory");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("opens it");

@@ -175,13 +175,13 @@ impl Device {
     }
 
     pub(super) fn device_by_name(&self, name: &str) -> Result<DeviceId, CommandError> {
-        let found: Vec<DeviceId> = self
-            .others()
-            .into_iter()
-            .filter(|device| {
-                self.device_name(device) == name || device.to_string().starts_with(name)
-            })
-            .collect();
+        let others = self.others();
+        let named = |device: &&DeviceId| self.device_name(device) == name;
+        let mut found: Vec<DeviceId> = others.iter().filter(named).copied().collect();
+        if found.is_empty() {
+            let begins = |device: &&DeviceId| device.to_string().starts_with(name);
+            found = others.iter().filter(begins).copied().collect();
+        }
         match found.as_slice() {
             [device] => Ok(*device),
             [] => Err(

@@ -307,6 +307,20 @@ impl Device {
         Ok(())
     }
 
+    /// Settings with what was learned of peers.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Closes all connections: the device that follows starts its sessions anew.
+    pub fn hang_up(&mut self) {
+        for conn in self.peers.keys() {
+            self.transport
+                .close(*conn, CloseCode::Internal, "the replica is opened anew");
+        }
+        self.peers.clear();
+    }
+
     /// Writes settings that changed.
     pub fn save_config(&mut self) {
         if std::mem::take(&mut self.config_changed)

