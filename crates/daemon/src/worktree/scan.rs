@@ -611,35 +611,7 @@ impl Worktree {
             return self.moved(b, path, parent, name, stat, from);
         }
         self.settling.remove(path);
-        let node = NodeId::from_bytes(random(rng));
-        let dir = b.tree.representative(&parent)?;
-        let keys = Keys {
-            kind: Some(kind),
-            at: Some(b.place(dir, name)),
-            content: read.as_ref().map(|read| read.content.clone()),
-            mode: (self.probe.modes && kind != Kind::Symlink).then_some(stat.mode),
-            adopted: self.phase == Phase::FirstScan,
-            ..Keys::default()
-        };
-        let id = b.write(&Row::new(node, vec![], keys));
-        let entry = Entry {
-            node,
-            kind,
-            identity: read
-                .as_ref()
-                .map_or(file_identity(&stat.identity), |read| read.identity),
-            mode: stat.mode,
-            row: read.as_ref().map(|_| id),
-            content: read.as_ref().map(|read| read.content.id),
-            recorded_ns: b.now.ns,
-        };
-        b.put(&parent, name.as_bytes(), &entry)?;
-        if let Some(read) = &read {
-            self.keep_manifest(b, read)?;
-        }
-        if kind == Kind::Dir {
-            self.begin_walk(b, path, node, Depth::Deep)?;
-        }
+        self.bear(b, rng, path, parent, name, stat, kind, read)?;
         Ok(())
     }
 
@@ -758,6 +730,23 @@ impl Worktree {
                 }
             },
         };
+        self.bear(b, rng, path, parent, name, stat, kind, read)
+            .map(Some)
+    }
+
+    /// Writes the birth of a node for what stands at a path.
+    #[expect(clippy::too_many_arguments, reason = "one place, taken apart")]
+    fn bear(
+        &mut self,
+        b: &mut Batch<'_>,
+        rng: &mut dyn Entropy,
+        path: &RelPath,
+        parent: NodeId,
+        name: &Name,
+        stat: &Stat,
+        kind: Kind,
+        read: Option<Read>,
+    ) -> Result<(NodeId, RowId), StoreError> {
         let node = NodeId::from_bytes(random(rng));
         let dir = b.tree.representative(&parent)?;
         let keys = Keys {
@@ -787,7 +776,7 @@ impl Worktree {
         if kind == Kind::Dir {
             self.begin_walk(b, path, node, Depth::Deep)?;
         }
-        Ok(Some((node, id)))
+        Ok((node, id))
     }
 
     /// Writes that what was known at a place, and everything beneath it, is gone.
