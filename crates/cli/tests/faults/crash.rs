@@ -236,7 +236,6 @@ fn check(pair: &Pair, users: &[&Mutex<User>; 2]) {
 }
 
 #[test]
-#[ignore = "known defect: after kills under load some paths wait for content that no device has"]
 fn killed_at_any_moment_nothing_is_lost() {
     let _heavy = heavy();
     let kills = std::env::var("PACSYNC_KILLS")

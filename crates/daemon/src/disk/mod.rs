@@ -162,7 +162,10 @@ pub enum FsEvent {
     Written(RelPath),
     /// A file was written to and is still open.
     Modified(RelPath),
-    /// Look at this entry: created, gone, or its metadata changed. It may be a directory.
+    /// Something that is not a directory was made: a file whose writer has just opened it, or a
+    /// link, which nobody writes to.
+    Created(RelPath),
+    /// Look at this entry: gone, or its metadata changed. It may be a directory.
     Touched(RelPath),
     /// A directory may have come to be here: watch it, then scan it.
     DirAppeared(RelPath),

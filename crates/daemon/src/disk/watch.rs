@@ -286,6 +286,8 @@ impl Table {
                 FsEvent::Written(entry)
             } else if mask.intersects(ReadFlags::MODIFY) {
                 FsEvent::Modified(entry)
+            } else if mask.intersects(ReadFlags::CREATE) {
+                FsEvent::Created(entry)
             } else {
                 FsEvent::Touched(entry)
             },

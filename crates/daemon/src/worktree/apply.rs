@@ -556,9 +556,9 @@ impl Worktree {
                 let Some(item) = begun.get(at) else { continue };
                 index.remove_note(NoteKind::Intent, item.note)?;
                 let node = item.step.node();
-                index.clear_pending(&node)?;
                 let aside = match (outcome, &item.step) {
                     (Outcome::Put { entry, displaced }, Step::Put(put)) => {
+                        index.clear_pending(&node)?;
                         index.put(&put.place.parent, &put.place.name, &entry)?;
                         if let Some(bytes) = self.arrived.remove(&put.content) {
                             self.arrived_bytes -= bytes.len();
@@ -574,6 +574,7 @@ impl Worktree {
                         if entry.kind == Kind::Dir {
                             self.queue.deep(to.path.clone(), cx.now.ms);
                         }
+                        // Its content may have changed, too: pending until a plan finds it done.
                         marks.push(node);
                         None
                     }

@@ -26,9 +26,9 @@ use pacsync_protocol::row::RESERVED_PREFIX;
 use pacsync_protocol::{ContentId, NodeId, SpaceId};
 use pacsync_store::content::packs::PackStore;
 use pacsync_store::index::{FileIdentity, RootIdentity};
-use pacsync_store::{Committed, Store, StoreError};
+use pacsync_store::{Committed, Store, StoreError, Txn};
 
-use crate::disk::{Disk, DiskError, FsEvent, Identity, Probe, RelPath};
+use crate::disk::{Disk, DiskError, FileKind, FsEvent, Identity, Probe, RelPath};
 
 pub use breaker::Held;
 pub use content::read_for_peer;
@@ -209,7 +209,10 @@ impl Worktree {
                 self.queue.soon(path, now.ms);
             }
             FsEvent::Modified(path) => self.queue.quiet(path, now.ms),
-            FsEvent::Touched(path) => {
+            FsEvent::Created(path) if self.is_being_written(&path) => {
+                self.queue.quiet(path, now.ms);
+            }
+            FsEvent::Created(path) | FsEvent::Touched(path) => {
                 self.note_ignore_file(&path, now);
                 self.queue.touched(path, now.ms);
             }
@@ -221,6 +224,14 @@ impl Worktree {
                 self.check_root_at = now.ms;
             }
         }
+    }
+
+    /// Whether a file that was just made will be closed by its writer: what is read before is
+    /// nothing that anybody saved. A further link to a file has no writer.
+    fn is_being_written(&self, path: &RelPath) -> bool {
+        self.disk
+            .stat(path)
+            .is_ok_and(|stat| stat.is_some_and(|s| s.kind == FileKind::File && s.nlink == 1))
     }
 
     fn note_ignore_file(&mut self, path: &RelPath, now: Now) {
@@ -525,25 +536,10 @@ impl Worktree {
                 index.set_attachment(&attachment)?;
             }
         }
+        let found = mark_all(&txn, self.no)?;
         txn.commit()?;
         self.phase = Phase::FirstScan;
         self.queue.deep(RelPath::root(), cx.now.ms);
-        self.mark_all(cx.store)
-    }
-
-    /// Marks every node of the tree: after an attach, or when what is tracked has changed.
-    fn mark_all(&mut self, store: &Store) -> Result<(), StoreError> {
-        let tx = store.read()?;
-        let tree = pacsync_store::tree::TreeReader::open(&tx, self.no)?;
-        let mut dirs = vec![NodeId::ROOT];
-        let mut found = vec![];
-        while let Some(dir) = dirs.pop() {
-            for item in tree.children(&dir)? {
-                let (_, node) = item?;
-                found.push(node);
-                dirs.push(node);
-            }
-        }
         self.mark(found);
         Ok(())
     }
@@ -579,9 +575,11 @@ impl Worktree {
                 }
             }
         }
+        let found = mark_all(&txn, self.no)?;
         txn.commit()?;
         self.queue.deep(RelPath::root(), cx.now.ms);
-        self.mark_all(cx.store)
+        self.mark(found);
+        Ok(())
     }
 
     fn temp_name(&self, mark: &[u8], rng: &mut dyn Entropy) -> Vec<u8> {
@@ -594,6 +592,24 @@ impl Worktree {
         );
         name
     }
+}
+
+/// Marks every node of the tree as pending, so that also a restart renders it: after an attach,
+/// or when what is tracked has changed. Returns them, directories before what is in them.
+fn mark_all(txn: &Txn<'_>, no: u32) -> Result<Vec<NodeId>, StoreError> {
+    let tree = txn.tree(no)?;
+    let mut index = txn.index(no)?;
+    let mut dirs = vec![NodeId::ROOT];
+    let mut found = vec![];
+    while let Some(dir) = dirs.pop() {
+        for item in tree.children(&dir)? {
+            let (_, node) = item?;
+            index.mark_pending(&node)?;
+            found.push(node);
+            dirs.push(node);
+        }
+    }
+    Ok(found)
 }
 
 /// Drops a place and everything beneath it from the index.

@@ -61,21 +61,6 @@ impl Worktree {
         let Some(state) = b.tree.node(&rep)? else {
             return Ok(Plan::Done);
         };
-        if state.kind == Kind::Dir && b.index.location(&rep)?.is_none() && !state.dead {
-            // What lies beneath may have come while the directory was not rendered.
-            let below: Vec<NodeId> = b
-                .tree
-                .children(&rep)?
-                .map(|item| item.map(|(_, node)| node))
-                .collect::<Result<_, _>>()?;
-            let missing: Vec<NodeId> = below
-                .into_iter()
-                .filter(|node| matches!(b.index.location(node), Ok(None)))
-                .collect();
-            let plan = self.plan_rep(b, packs, rng, rep, state)?;
-            self.mark(missing);
-            return Ok(plan);
-        }
         self.plan_rep(b, packs, rng, rep, state)
     }
 
@@ -275,6 +260,7 @@ impl Worktree {
         if let Some(seen) = seen {
             if state.kind == Kind::Dir && seen.kind == FileKind::Dir {
                 self.put_dir(b, node, &place, seen.mode)?;
+                self.mark_below(b, node)?;
                 self.queue.deep(place.path.clone(), b.now.ms);
                 return Ok(Plan::Done);
             }
@@ -284,9 +270,29 @@ impl Worktree {
             return Ok(Plan::Wait);
         }
         if state.kind == Kind::Dir {
-            return self.make_dir(b, node, state, place);
+            let plan = self.make_dir(b, node, state, place)?;
+            if matches!(plan, Plan::Done) {
+                self.mark_below(b, node)?;
+            }
+            return Ok(plan);
         }
         self.plan_put(b, packs, rng, node, state, place, None)
+    }
+
+    /// What lies beneath a directory may have come while it was not rendered.
+    fn mark_below(&mut self, b: &mut Batch<'_>, dir: NodeId) -> Result<(), StoreError> {
+        let mut missing = vec![];
+        for item in b.tree.children(&dir)? {
+            let (_, node) = item?;
+            if b.index.location(&node)?.is_none() {
+                missing.push(node);
+            }
+        }
+        for node in &missing {
+            b.index.mark_pending(node)?;
+        }
+        self.mark(missing);
+        Ok(())
     }
 
     fn make_dir(

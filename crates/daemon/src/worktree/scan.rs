@@ -39,6 +39,14 @@ pub(super) struct Walk {
     complete: bool,
 }
 
+/// What becomes of a file where the tree has a node that is not rendered here yet.
+enum Met {
+    /// It is that node's file; its content came from this row.
+    Bound(Read, RowId),
+    /// A node of its own; `one` if the two are to become one with concurrent contents.
+    Beside { read: Option<Read>, one: bool },
+}
+
 /// One step's view of the store, and what it found.
 pub(super) struct Batch<'t> {
     pub(super) tree: TreeTables<'t>,
@@ -173,8 +181,15 @@ impl Worktree {
         now: Now,
         progress: &mut Progress,
     ) -> Result<(), StoreError> {
+        if !found.marks.is_empty() {
+            // What is to be rendered is remembered as long as what asks for it.
+            let mut index = txn.index(self.no)?;
+            for node in &found.marks {
+                index.mark_pending(node)?;
+            }
+        }
         if found.rows.is_empty() {
-            if found.dirty {
+            if found.dirty || !found.marks.is_empty() {
                 txn.commit_lazily()?;
             }
         } else {
@@ -636,33 +651,12 @@ impl Worktree {
             .index
             .location(&node)?
             .is_some_and(|(at, other)| at != parent || other != name.as_bytes());
-        if elsewhere && state.kind == kind {
-            // The node is about to come here from another place on this disk. Both are wanted:
-            // they become one, and their contents stand side by side.
-            let (new, birth) = match self.birth_beside(b, rng, path, parent, name, stat, kind)? {
-                Some(born) => born,
-                None => return Ok(()),
-            };
-            let keys = Keys {
-                into: Some(node),
-                ..Keys::default()
-            };
-            b.write(&Row::new(new, vec![birth], keys));
-            b.marks.push(new);
-            return Ok(());
-        }
-        if state.kind != kind {
-            // Of another kind: a node of its own; which one shows is the tree's to say.
-            self.birth_beside(b, rng, path, parent, name, stat, kind)?;
-            return Ok(());
-        }
-        if kind == Kind::Dir {
-            let mode = stat.mode;
+        if kind == Kind::Dir && state.kind == kind && !elsewhere {
             let entry = Entry {
                 node,
                 kind,
                 identity: file_identity(&stat.identity),
-                mode,
+                mode: stat.mode,
                 row: None,
                 content: None,
                 recorded_ns: b.now.ns,
@@ -670,68 +664,90 @@ impl Worktree {
             b.put(&parent, name.as_bytes(), &entry)?;
             return self.begin_walk(b, path, node, Depth::Deep);
         }
-        let Some(shown) = state.content else {
-            return Ok(());
-        };
-        let read = match self.read_entry(path, kind, b) {
-            Ok(read) => read,
-            Err(error) => {
-                self.read_fault(&error, path, b.now);
-                return Ok(());
-            }
-        };
-        let mut row = shown.row;
-        if read.content.id != shown.content.id {
-            // Its own content, then the pac's again: kept in history, listed once.
-            let past = b.tree.past_for_edit(&node, None)?;
-            let own = Keys {
-                content: Some(read.content.clone()),
-                ..Keys::default()
-            };
-            row = b.write(&Row::new(node, past, own));
-            let again = Keys {
-                content: Some(shown.content),
-                ..Keys::default()
-            };
-            b.write(&Row::new(node, vec![row], again));
-            b.index.note_set_aside(&node, path.as_bytes())?;
-            self.keep_manifest(b, &read)?;
-        }
-        let entry = Entry {
-            node,
-            kind,
-            identity: read.identity,
-            mode: stat.mode,
-            row: Some(row),
-            content: Some(read.content.id),
-            recorded_ns: b.now.ns,
-        };
-        b.put(&parent, name.as_bytes(), &entry)
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "one place, taken apart")]
-    fn birth_beside(
-        &mut self,
-        b: &mut Batch<'_>,
-        rng: &mut dyn Entropy,
-        path: &RelPath,
-        parent: NodeId,
-        name: &Name,
-        stat: &Stat,
-        kind: Kind,
-    ) -> Result<Option<(NodeId, RowId)>, StoreError> {
         let read = match kind {
             Kind::Dir => None,
             _ => match self.read_entry(path, kind, b) {
                 Ok(read) => Some(read),
                 Err(error) => {
                     self.read_fault(&error, path, b.now);
-                    return Ok(None);
+                    return Ok(());
                 }
             },
         };
-        self.bear(b, rng, path, parent, name, stat, kind, read)
-            .map(Some)
+        let met = match (state.content, read) {
+            // Of another kind: a node of its own; which one shows is the tree's to say.
+            (_, read) if state.kind != kind => Met::Beside { read, one: false },
+            // The node is about to come here from another place on this disk. Both are wanted.
+            (_, read) if elsewhere => Met::Beside { read, one: true },
+            (_, None) => return Ok(()),
+            (Some(shown), Some(read)) if read.content.id == shown.content.id => {
+                Met::Bound(read, shown.row)
+            }
+            // In normal use nobody has chosen one of the two: their contents stand side by side.
+            (Some(_), Some(read)) if self.phase == Phase::Live => Met::Beside {
+                read: Some(read),
+                one: true,
+            },
+            (Some(shown), Some(read)) => {
+                // A first join. Its own content, then the pac's again: kept in history, listed
+                // once.
+                let own = self.write_content(b, node, &read)?;
+                let again = Keys {
+                    content: Some(shown.content),
+                    ..Keys::default()
+                };
+                b.write(&Row::new(node, vec![own], again));
+                b.index.note_set_aside(&node, path.as_bytes())?;
+                Met::Bound(read, own)
+            }
+            // Its birth brought no content: what stands here is its first.
+            (None, Some(read)) => {
+                let own = self.write_content(b, node, &read)?;
+                Met::Bound(read, own)
+            }
+        };
+        match met {
+            Met::Bound(read, row) => {
+                let entry = Entry {
+                    node,
+                    kind,
+                    identity: read.identity,
+                    mode: stat.mode,
+                    row: Some(row),
+                    content: Some(read.content.id),
+                    recorded_ns: b.now.ns,
+                };
+                b.put(&parent, name.as_bytes(), &entry)
+            }
+            Met::Beside { read, one } => {
+                let (new, birth) = self.bear(b, rng, path, parent, name, stat, kind, read)?;
+                if one {
+                    let keys = Keys {
+                        into: Some(node),
+                        ..Keys::default()
+                    };
+                    b.write(&Row::new(new, vec![birth], keys));
+                    b.marks.push(new);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes what was read as a content of a node, with all that is known of it behind.
+    fn write_content(
+        &mut self,
+        b: &mut Batch<'_>,
+        node: NodeId,
+        read: &Read,
+    ) -> Result<RowId, StoreError> {
+        let past = b.tree.past_for_edit(&node, None)?;
+        let keys = Keys {
+            content: Some(read.content.clone()),
+            ..Keys::default()
+        };
+        self.keep_manifest(b, read)?;
+        Ok(b.write(&Row::new(node, past, keys)))
     }
 
     /// Writes the birth of a node for what stands at a path.

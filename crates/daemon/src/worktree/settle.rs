@@ -333,6 +333,9 @@ impl Worktree {
                 batch.write(&Row::new(node, state.heads, keys));
                 marks.push(node);
             }
+            for node in &marks {
+                batch.index.mark_pending(node)?;
+            }
             batch.close().into_rows()
         };
         if !rows.is_empty() {

@@ -79,6 +79,10 @@ fn touched(at: &str) -> FsEvent {
     FsEvent::Touched(path(at))
 }
 
+fn created(at: &str) -> FsEvent {
+    FsEvent::Created(path(at))
+}
+
 fn appeared(at: &str) -> FsEvent {
     FsEvent::DirAppeared(path(at))
 }
@@ -90,7 +94,7 @@ fn each_change_is_reported_as_what_it_is() {
     let mut file = std::fs::File::create(watched.real("file")).expect("created");
     file.write_all(b"some").expect("written");
     let seen = watched.until(&FsEvent::Modified(path("file")));
-    assert_eq!(seen, [touched("file"), FsEvent::Modified(path("file"))]);
+    assert_eq!(seen, [created("file"), FsEvent::Modified(path("file"))]);
     drop(file);
     assert_eq!(watched.next(), written("file"));
 
@@ -103,7 +107,7 @@ fn each_change_is_reported_as_what_it_is() {
     assert_eq!(watched.next(), touched("file"));
     assert_eq!(watched.next(), written("moved"));
     watched.disk.symlink(&path("link"), b"x").expect("linked");
-    assert_eq!(watched.next(), touched("link"));
+    assert_eq!(watched.next(), created("link"));
     std::fs::remove_file(watched.real("moved")).expect("removed");
     assert_eq!(
         watched.until(&touched("moved")).pop(),
