@@ -11,7 +11,7 @@ use pacsync_protocol::{ContentId, NodeId, RowId, cbor};
 use pacsync_store::StoreError;
 use pacsync_store::index::{Entry, NoteKind};
 
-use super::notes::{Act, Displaced, Intent, New, Old, PathRecord};
+use super::notes::{Act, Displaced, Intent, New, Old, PathRecord, aside_name, unfinished_name};
 use super::plan::Plan;
 use super::scan::Batch;
 use super::{Context, DISPLACED_MS, Progress, RETRY_MS, Worktree, file_identity};
@@ -102,6 +102,9 @@ impl Step {
 struct Begun {
     step: Step,
     note: u64,
+    /// Where the file is written.
+    unfinished: RelPath,
+    /// Where it is once it is whole, or what goes aside.
     temp: RelPath,
     /// Identity of the temporary file as it was written.
     written: Option<Identity>,
@@ -207,13 +210,14 @@ impl Worktree {
             if let Step::Put(put) = &step {
                 bytes += put.size;
             }
-            let temp = self.temp_for(cx.rng, &step);
+            let (unfinished, temp) = self.temps_for(cx.rng, &step);
             let intent = intent(&step, &temp);
             let note = b.index.add_note(NoteKind::Intent, &cbor::encode(&intent))?;
             b.dirty = true;
             begun.push(Begun {
                 step,
                 note,
+                unfinished,
                 temp,
                 written: None,
             });
@@ -231,31 +235,39 @@ impl Worktree {
         Ok((begun, transfers))
     }
 
-    fn temp_for(&self, rng: &mut dyn pacsync_protocol::crypto::Entropy, step: &Step) -> RelPath {
+    /// Where a step writes, and the name of what is whole or goes aside.
+    fn temps_for(
+        &self,
+        rng: &mut dyn pacsync_protocol::crypto::Entropy,
+        step: &Step,
+    ) -> (RelPath, RelPath) {
         let name = self.temp_name(b"", rng);
-        let beside = |path: &RelPath| {
+        let beside = |path: &RelPath, name: &[u8]| {
             path.parent()
                 .unwrap_or_default()
-                .join(&name)
+                .join(name)
                 .unwrap_or_default()
         };
-        match step {
-            Step::Put(Put {
-                source: Source::Transfer,
-                content,
-                place,
-                ..
-            }) => self
-                .transfers
-                .get(content)
-                .map_or_else(|| beside(&place.path), |transfer| transfer.path.clone()),
-            Step::Put(put) => beside(&put.place.path),
+        let temp = match step {
+            Step::Put(put) => beside(&put.place.path, &name),
             Step::Remove { place, .. } if self.same_file_system(&place.path) => {
                 trash_dir().join(&name).unwrap_or_default()
             }
-            Step::Remove { place, .. } | Step::RemoveDir { place, .. } => beside(&place.path),
+            Step::Remove { place, .. } | Step::RemoveDir { place, .. } => {
+                beside(&place.path, &name)
+            }
             Step::Move { from, .. } => from.path.clone(),
-        }
+        };
+        let unfinished = match step {
+            Step::Put(Put {
+                source: Source::Transfer,
+                content,
+                ..
+            }) => self.transfers.get(content).map(|t| t.path.clone()),
+            Step::Put(put) => Some(beside(&put.place.path, &unfinished_name(&name))),
+            _ => None,
+        };
+        (unfinished.unwrap_or_else(|| temp.clone()), temp)
     }
 
     fn same_file_system(&self, path: &RelPath) -> bool {
@@ -280,7 +292,7 @@ impl Worktree {
             let result = match &item.step {
                 Step::Put(put) => {
                     wrote = true;
-                    self.write_temp(put, &item.temp, !many)
+                    self.write_temp(put, &item.unfinished, !many)
                 }
                 Step::Remove { .. } => self.make_trash().map(|()| None),
                 Step::Move { .. } | Step::RemoveDir { .. } => Ok(None),
@@ -381,21 +393,15 @@ impl Worktree {
             }
             Source::Bytes(bytes) => {
                 let mut file = self.disk.create(temp, 0o600)?;
-                let result = (|| {
-                    file.write_at(0, bytes)?;
-                    if self.probe.modes {
-                        file.set_mode(put.mode)?;
-                    }
-                    file.set_mtime(put.mtime_ns)?;
-                    if sync {
-                        file.sync_data()?;
-                    }
-                    file.identity()
-                })();
-                if result.is_err() {
-                    let _ = self.disk.unlink(temp);
+                file.write_at(0, bytes)?;
+                if self.probe.modes {
+                    file.set_mode(put.mode)?;
                 }
-                result.map(Some)
+                file.set_mtime(put.mtime_ns)?;
+                if sync {
+                    file.sync_data()?;
+                }
+                file.identity().map(Some)
             }
             Source::Transfer => {
                 let mut file = self.disk.open_write(temp)?;
@@ -442,13 +448,15 @@ impl Worktree {
                 if let Ok(Some(stat)) = self.disk.stat(&item.temp)
                     && stat.kind == crate::disk::FileKind::Dir
                 {
-                    // Somebody put a directory there in this moment.
-                    self.disk.rename_noreplace(&item.temp, &place.path)?;
-                    return Err(DiskError::new(
-                        crate::disk::DiskOp::Rename,
-                        &place.path,
-                        std::io::ErrorKind::AlreadyExists,
-                    ));
+                    // Somebody put a directory there in this moment. If it cannot go back at once
+                    // it does so when what was put aside is looked at.
+                    if self.disk.rename_noreplace(&item.temp, &place.path).is_ok() {
+                        return Err(DiskError::new(
+                            crate::disk::DiskOp::Rename,
+                            &place.path,
+                            std::io::ErrorKind::AlreadyExists,
+                        ));
+                    }
                 }
                 let displaced = displaced(cx, *node, entry, &item.temp, place);
                 Ok(Outcome::Removed {
@@ -471,6 +479,8 @@ impl Worktree {
     ) -> Result<Outcome, DiskError> {
         let path = &put.place.path;
         let mut aside = None;
+        // From here on a file of this name is whole, or is what stood at the path.
+        self.disk.rename_noreplace(&item.unfinished, &item.temp)?;
         match &put.replaces {
             None => self.disk.rename_noreplace(&item.temp, path)?,
             Some(_) => match self.disk.exchange(&item.temp, path) {
@@ -517,24 +527,36 @@ impl Worktree {
 
     /// Where exchange is missing: keeps the old file under another name, then renames over it.
     fn exchange_by_link(&self, temp: &RelPath, path: &RelPath) -> Result<RelPath, DiskError> {
-        let mut name = temp.name().unwrap_or_default().to_vec();
-        name.push(b'o');
-        let aside = temp
-            .parent()
-            .unwrap_or_default()
-            .join(&name)
+        let dir = temp.parent().unwrap_or_default();
+        let aside = dir
+            .join(&aside_name(temp.name().unwrap_or_default()))
             .unwrap_or_default();
         match self.disk.link(path, &aside) {
-            Ok(()) => {}
+            Ok(()) => {
+                let ino = |at: &RelPath| Ok(self.disk.stat(at)?.map(|stat| stat.identity.ino));
+                if ino(path)? != ino(&aside)? {
+                    // Somebody saved another file there since.
+                    let _ = self.disk.unlink(&aside);
+                    return Err(DiskError::new(
+                        crate::disk::DiskOp::Rename,
+                        path,
+                        std::io::ErrorKind::AlreadyExists,
+                    ));
+                }
+                if let Err(error) = self.disk.rename(temp, path) {
+                    let _ = self.disk.unlink(&aside);
+                    return Err(error);
+                }
+            }
             Err(error) if error.is_unsupported() || error.is_permission() => {
-                self.disk.rename(path, &aside)?;
+                self.disk.rename_noreplace(path, &aside)?;
+                if let Err(error) = self.disk.rename_noreplace(temp, path) {
+                    // The path must not stay empty.
+                    let _ = self.disk.rename_noreplace(&aside, path);
+                    return Err(error);
+                }
             }
             Err(error) => return Err(error),
-        }
-        if let Err(error) = self.disk.rename(temp, path) {
-            // The path must not stay empty.
-            let _ = self.disk.rename_noreplace(&aside, path);
-            return Err(error);
         }
         Ok(aside)
     }
@@ -598,8 +620,16 @@ impl Worktree {
             }
             for (at, error) in &failed {
                 let Some(item) = begun.get(*at) else { continue };
-                index.remove_note(NoteKind::Intent, item.note)?;
                 self.failed_step(cx.now, item, error);
+                index.remove_note(NoteKind::Intent, item.note)?;
+                if let Some(name) = item.temp.name()
+                    && let Some(number) = self.strays.get_mut(name)
+                {
+                    let mut stray = intent(&item.step, &item.temp);
+                    stray.act = Act::Stray;
+                    stray.name = name.to_vec();
+                    *number = index.add_note(NoteKind::Intent, &cbor::encode(&stray))?;
+                }
             }
         }
         txn.commit()?;
@@ -628,10 +658,8 @@ impl Worktree {
     fn failed_step(&mut self, now: super::Now, item: &Begun, error: &DiskError) {
         let path = item.step.path().clone();
         let node = item.step.node();
-        if let Step::Put(put) = &item.step
-            && !matches!(put.source, Source::Transfer)
-        {
-            let _ = self.disk.unlink(&item.temp);
+        if let Step::Put(put) = &item.step {
+            self.take_back(now, put, item);
         }
         self.stalled.insert(node, now.ms + RETRY_MS);
         let in_the_way = error.is_exists() || error.is_not_empty();
@@ -651,6 +679,23 @@ impl Worktree {
         }
         tracing::debug!(%path, %error, "apply");
         self.node_fault(&path, node, super::describe(error), now);
+    }
+
+    /// The temporary file of a put that failed: a transfer keeps it, others write it anew.
+    fn take_back(&mut self, now: super::Now, put: &Put, item: &Begun) {
+        if matches!(put.source, Source::Transfer) {
+            let _ = self.disk.rename_noreplace(&item.temp, &item.unfinished);
+            return;
+        }
+        let gone = [&item.temp, &item.unfinished].map(|temp| self.disk.unlink(temp).is_ok());
+        if gone == [false; 2]
+            && item.written.is_some()
+            && let Some(name) = item.temp.name()
+        {
+            // Its directory was moved: it goes where a scan meets it.
+            self.strays.insert(name.to_vec(), item.note);
+            self.queue.deep(RelPath::root(), now.ms);
+        }
     }
 
     /// A directory that is dead in the tree and holds only what is ignored stays on disk, unknown.

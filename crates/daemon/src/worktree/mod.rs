@@ -7,6 +7,7 @@
 mod apply;
 mod breaker;
 mod content;
+mod displaced;
 mod ignore;
 mod notes;
 mod plan;
@@ -141,7 +142,9 @@ pub struct Worktree {
     stalled: BTreeMap<NodeId, u64>,
     problems: BTreeMap<RelPath, Fault>,
     breaker: breaker::Breaker,
-    displaced: BTreeMap<u64, notes::Displaced>,
+    displaced: displaced::Asides,
+    /// Temporary files that may be somewhere: name → number of the note.
+    strays: BTreeMap<Vec<u8>, u64>,
     /// Paths never to touch: the daemon's own home, as (device, inode).
     own_home: Option<(u64, u64)>,
     offsets: content::Offsets,
@@ -345,7 +348,7 @@ impl Worktree {
             .min();
         let faults = self.problems.values().map(|f| f.retry_ms).min();
         let stalled = self.stalled.values().copied().min();
-        let displaced = self.displaced.values().map(|d| d.due_ms).min();
+        let displaced = self.displaced.next_due();
         let root = self.root_trouble.is_some().then_some(self.check_root_at);
         if self.root_trouble.is_some() {
             return root;
@@ -381,8 +384,11 @@ impl Worktree {
         if self.walks.is_empty() && self.queue.is_idle_at(cx.now.ms) {
             self.settle_step(cx, &mut progress)?;
             let settled = self.vacated.is_empty() && self.settling.is_empty();
-            self.scanned_once |=
-                settled && self.walks.is_empty() && self.queue.is_idle_at(cx.now.ms);
+            let all_seen = settled && self.walks.is_empty() && self.queue.is_idle_at(cx.now.ms);
+            if all_seen && !self.scanned_once {
+                self.scanned_once = true;
+                self.forget_strays(cx.store)?;
+            }
             if self.phase == Phase::FirstScan && settled {
                 self.finish_first_scan(cx)?;
             }

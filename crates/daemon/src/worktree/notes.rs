@@ -23,7 +23,7 @@ pub(super) struct Intent {
     /// Path of the target.
     #[n(4)]
     pub(super) path: PathRecord,
-    /// Path of the temporary file, the trash name of a removal, or the source of a move.
+    /// Path of the temporary file once it is whole, the trash name of a removal, or the source of a move.
     #[n(5)]
     pub(super) other: PathRecord,
     /// Content row and content that the target had.
@@ -44,6 +44,10 @@ pub(super) enum Act {
     Move,
     #[n(2)]
     Remove,
+    /// No apply any more: a temporary file of this name may be somewhere, with nothing in it that
+    /// anybody wrote. Removed where a scan meets it.
+    #[n(3)]
+    Stray,
 }
 
 /// What the index says of a file before it is replaced.
@@ -112,4 +116,14 @@ impl PathRecord {
     pub(super) fn path(&self) -> RelPath {
         RelPath::from_bytes(&self.bytes).unwrap_or_default()
     }
+}
+
+/// Name of a temporary file while it is written: what is found under it is nobody's edit.
+pub(super) fn unfinished_name(name: &[u8]) -> Vec<u8> {
+    [name, b"w"].concat()
+}
+
+/// Name of the old file on disks that cannot exchange.
+pub(super) fn aside_name(name: &[u8]) -> Vec<u8> {
+    [name, b"o"].concat()
 }

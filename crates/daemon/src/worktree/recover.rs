@@ -1,23 +1,18 @@
-//! Beginning and beginning again: opening a worktree, mending what a crash interrupted, and
-//! looking at what applies put aside.
+//! Beginning and beginning again: opening a worktree, and mending what a crash interrupted.
 
-use pacsync_protocol::content::{ObjectId, PieceSource, SMALL_MAX, Walk};
-use pacsync_protocol::row::{Keys, Kind, Row};
+use pacsync_protocol::row::Kind;
 use pacsync_protocol::{NodeId, cbor};
-use pacsync_store::index::{ContentTables, Entry, NoteKind, RootIdentity};
+use pacsync_store::index::{Entry, NoteKind, RootIdentity};
 use pacsync_store::{Store, StoreError};
 
 use super::apply::trash_dir;
 use super::content::read;
-use super::notes::{Act, Displaced, Intent, New, Old, PathRecord};
+use super::notes::{Act, Displaced, Intent, New, Old, PathRecord, aside_name, unfinished_name};
 use super::queue::Queue;
-use super::scan::Batch;
 use super::settle::path_of;
 use super::transfer::TransferRecord;
-use super::{
-    Context, DISPLACED_MS, Now, Phase, Progress, Tracking, Worktree, file_identity, same_root,
-};
-use crate::disk::{Disk, DiskError, FileKind, Probe, RelPath};
+use super::{Context, DISPLACED_MS, Now, Phase, Tracking, Worktree, file_identity, same_root};
+use crate::disk::{Disk, DiskError, FileKind, Probe, RelPath, Stat};
 
 /// Why a worktree could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +32,14 @@ pub enum OpenError {
     /// The space is not attached, or its keys are not here.
     #[error("the space has no worktree on this device yet")]
     NotAttached,
+}
+
+/// What an interrupted apply left.
+enum Mended {
+    /// A file that is looked at again.
+    Aside(Displaced),
+    /// A temporary file that is not where it was, if there is one.
+    Lost(Vec<u8>),
 }
 
 impl Worktree {
@@ -122,6 +125,7 @@ impl Worktree {
             problems: Default::default(),
             breaker: Default::default(),
             displaced: Default::default(),
+            strays: Default::default(),
             own_home,
             offsets: Default::default(),
             leftovers: Default::default(),
@@ -157,12 +161,27 @@ impl Worktree {
         {
             let mut index = txn.index(self.no)?;
             for (number, bytes) in index.notes(NoteKind::Intent)? {
+                let mut intent: Intent = cbor::decode("intent", &bytes)?;
+                if intent.act == Act::Stray {
+                    self.strays.insert(intent.name, number);
+                    continue;
+                }
                 any = true;
-                let intent: Intent = cbor::decode("intent", &bytes)?;
-                let aside = self.mend_one(&mut index, &intent, cx.now)?;
-                if let Some(displaced) = aside {
-                    let number = index.add_note(NoteKind::Displaced, &cbor::encode(&displaced))?;
-                    self.displaced.insert(number, displaced);
+                for mended in self.mend_one(&mut index, &intent, cx.now)? {
+                    match mended {
+                        Mended::Aside(record) => {
+                            let bytes = cbor::encode(&record);
+                            let number = index.add_note(NoteKind::Displaced, &bytes)?;
+                            self.displaced.insert(number, record);
+                        }
+                        Mended::Lost(name) => {
+                            intent.act = Act::Stray;
+                            intent.name.clone_from(&name);
+                            let bytes = cbor::encode(&intent);
+                            let number = index.add_note(NoteKind::Intent, &bytes)?;
+                            self.strays.insert(name, number);
+                        }
+                    }
                 }
                 index.mark_pending(&intent.node)?;
                 self.mark([intent.node]);
@@ -180,93 +199,130 @@ impl Worktree {
         index: &mut pacsync_store::index::Index<'_>,
         intent: &Intent,
         now: Now,
-    ) -> Result<Option<Displaced>, StoreError> {
+    ) -> Result<Vec<Mended>, StoreError> {
         // Directories may have been moved since: their nodes know where they are.
-        let path = match path_of(index, &intent.parent)? {
-            Some(dir) => dir
-                .join(&intent.name)
-                .unwrap_or_else(|_| intent.path.path()),
-            None => intent.path.path(),
+        let dir = match path_of(index, &intent.parent)? {
+            Some(dir) => dir,
+            None => intent.path.path().parent().unwrap_or_default(),
         };
-        let temp = intent.other.path();
+        let path = dir
+            .join(&intent.name)
+            .unwrap_or_else(|_| intent.path.path());
         let at_path = self.disk.stat(&path).ok().flatten();
-        let at_temp = self.disk.stat(&temp).ok().flatten();
-        match intent.act {
-            Act::Move => {
-                if let (None, Some(stat), Some(old)) = (at_temp, at_path, intent.old)
+        match (intent.act, intent.old) {
+            (Act::Move, Some(old)) => {
+                if let Some(stat) = at_path
                     && stat.identity.ino == old.identity.ino
                     && let Some((_, _, mut entry)) = index.entry_of(&intent.node)?
                 {
                     entry.identity = file_identity(&stat.identity);
                     index.put(&intent.parent, &intent.name, &entry)?;
                 }
-                Ok(None)
+                Ok(vec![])
             }
-            Act::Remove => {
-                let (Some(old), Some(_)) = (intent.old, at_temp) else {
-                    return Ok(None);
-                };
+            (Act::Remove, Some(old)) => {
+                let temp = intent.other.path();
+                if self.disk.stat(&temp).ok().flatten().is_none() {
+                    return Ok(vec![]);
+                }
                 if at_path.is_none() {
                     index.remove(&intent.parent, &intent.name)?;
                 }
-                Ok(Some(self.aside(intent, &temp, old, now)))
+                Ok(vec![Mended::Aside(self.aside(intent, &temp, old, now))])
             }
-            Act::Put => {
-                let Some(new) = intent.new else {
-                    return Ok(None);
-                };
-                if let (Some(old), Some(temp_stat)) = (intent.old, at_temp)
-                    && temp_stat.identity.ino == old.identity.ino
-                {
-                    // The exchange happened: what is aside is the old file, whatever became of
-                    // the path since.
-                    index.remove_transfer(&new.content)?;
-                    self.adopt_put(index, intent, &path, &new, now)?;
-                    return Ok(Some(self.aside(intent, &temp, old, now)));
+            (Act::Put, _) => self.mend_put(index, intent, &dir, &path, at_path, now),
+            (Act::Move | Act::Remove | Act::Stray, _) => Ok(vec![]),
+        }
+    }
+
+    /// A put has three names for its file, each of which says how far it came: while it is written,
+    /// once it is whole, and on disks without exchange one for the old file.
+    fn mend_put(
+        &self,
+        index: &mut pacsync_store::index::Index<'_>,
+        intent: &Intent,
+        dir: &RelPath,
+        path: &RelPath,
+        at_path: Option<Stat>,
+        now: Now,
+    ) -> Result<Vec<Mended>, StoreError> {
+        let Some(new) = intent.new else {
+            return Ok(vec![]);
+        };
+        let mut found = vec![];
+        let name = intent.other.path();
+        let name = name.name().unwrap_or_default();
+        let place = |name: &[u8]| dir.join(name).unwrap_or_default();
+        // Half-written: nobody else's.
+        let unwritten = self.disk.unlink(&place(&unfinished_name(name)));
+        let aside = place(&aside_name(name));
+        if let (Some(old), Some(at_aside)) = (intent.old, self.disk.stat(&aside).ok().flatten()) {
+            match at_path {
+                // A second name of what still stands at the path.
+                Some(stat) if stat.identity.ino == at_aside.identity.ino => {
+                    let _ = self.disk.unlink(&aside);
                 }
-                let same_as_before =
-                    |old: &Old| at_path.is_some_and(|stat| stat.identity.ino == old.identity.ino);
-                let not_begun =
-                    at_path.is_none() || intent.old.as_ref().is_some_and(same_as_before);
-                if not_begun {
-                    if at_temp.is_some() && index.transfer_of(&new.content)?.is_none() {
-                        let _ = self.disk.unlink(&temp);
-                    }
-                    return Ok(None);
-                }
-                let kind = match at_path.map(|stat| stat.kind) {
-                    Some(FileKind::File) => Kind::File,
-                    Some(FileKind::Symlink) => Kind::Symlink,
-                    _ => return Ok(None),
-                };
-                let done = read(&*self.disk, &path, kind, &self.keys)
-                    .ok()
-                    .filter(|read| read.content.id == new.content);
-                if let Some(read) = done {
-                    let entry = Entry {
-                        node: intent.node,
-                        kind,
-                        identity: read.identity,
-                        mode: at_path.map_or(0o644, |stat| stat.mode),
-                        row: Some(new.row),
-                        content: Some(new.content),
-                        recorded_ns: now.ns,
-                    };
-                    index.put(&intent.parent, &intent.name, &entry)?;
-                    index.remove_transfer(&new.content)?;
-                }
-                match (intent.old, at_temp) {
-                    // What was put aside is looked at like any other; if it is no side of the
-                    // intent it is an edit and taken in as one.
-                    (Some(old), Some(_)) => Ok(Some(self.aside(intent, &temp, old, now))),
-                    (None, Some(_)) if index.transfer_of(&new.content)?.is_none() => {
-                        let _ = self.disk.unlink(&temp);
-                        Ok(None)
-                    }
-                    _ => Ok(None),
+                Some(_) => found.push(Mended::Aside(self.aside(intent, &aside, old, now))),
+                None => {
+                    let _ = self.disk.rename_noreplace(&aside, path);
                 }
             }
         }
+        let temp = place(name);
+        match self.disk.stat(&temp).ok().flatten() {
+            Some(stat) => match intent.old {
+                Some(old) if !self.holds(&temp, stat, &new) => {
+                    // The switch happened: what is aside is what stood at the path, whatever
+                    // became of the path since.
+                    index.remove_transfer(&new.content)?;
+                    self.adopt_put(index, intent, path, &new, now)?;
+                    found.push(Mended::Aside(self.aside(intent, &temp, old, now)));
+                }
+                _ => self.drop_unswitched(index, &temp, dir, &new)?,
+            },
+            None => {
+                let untouched = at_path
+                    .zip(intent.old)
+                    .is_some_and(|(stat, old)| stat.identity.ino == old.identity.ino);
+                if !untouched {
+                    self.adopt_put(index, intent, path, &new, now)?;
+                }
+                if unwritten.is_err() {
+                    // Not begun, switched, or in a directory that somebody moved.
+                    found.push(Mended::Lost(name.to_vec()));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// A whole file that did not get to its path: a transfer keeps it, others write it anew.
+    fn drop_unswitched(
+        &self,
+        index: &pacsync_store::index::Index<'_>,
+        temp: &RelPath,
+        dir: &RelPath,
+        new: &New,
+    ) -> Result<(), StoreError> {
+        if let Some(bytes) = index.transfer_of(&new.content)? {
+            let record: TransferRecord = cbor::decode("transfer", &bytes)?;
+            let back = dir.join(&record.name).unwrap_or_default();
+            if self.disk.rename_noreplace(temp, &back).is_ok() {
+                return Ok(());
+            }
+        }
+        let _ = self.disk.unlink(temp);
+        Ok(())
+    }
+
+    /// Whether a file holds what an intent was to put at its path.
+    fn holds(&self, path: &RelPath, stat: Stat, new: &New) -> bool {
+        let kind = match stat.kind {
+            FileKind::File => Kind::File,
+            FileKind::Symlink => Kind::Symlink,
+            FileKind::Dir | FileKind::Other => return false,
+        };
+        read(&*self.disk, path, kind, &self.keys).is_ok_and(|read| read.content.id == new.content)
     }
 
     /// Records a file as applied if its path holds what the intent was to put there.
@@ -300,6 +356,7 @@ impl Worktree {
                 recorded_ns: now.ns,
             };
             index.put(&intent.parent, &intent.name, &entry)?;
+            index.remove_transfer(&new.content)?;
         }
         Ok(())
     }
@@ -345,6 +402,22 @@ impl Worktree {
         Ok(())
     }
 
+    /// Everything was looked at since the start: temporary files that a crash left are gone.
+    pub(super) fn forget_strays(&mut self, store: &mut Store) -> Result<(), StoreError> {
+        if self.strays.is_empty() {
+            return Ok(());
+        }
+        let txn = store.begin()?;
+        {
+            let mut index = txn.index(self.no)?;
+            for number in std::mem::take(&mut self.strays).into_values() {
+                index.remove_note(NoteKind::Intent, number)?;
+            }
+        }
+        txn.commit_lazily()?;
+        Ok(())
+    }
+
     /// Transfers that nobody waits for any more are dropped with their temporary files.
     pub(super) fn drop_idle_transfers(&mut self, store: &mut Store) -> Result<(), StoreError> {
         if self.transfers.is_empty() || !self.ready.is_empty() || self.has_node_faults() {
@@ -370,210 +443,6 @@ impl Worktree {
         // Others may have waited for a place among the transfers.
         let waiting: Vec<NodeId> = self.waiting_of.keys().copied().collect();
         self.mark(waiting);
-        Ok(())
-    }
-
-    /// Looks again at what applies put aside: an edit is taken in, the rest goes to history.
-    pub(super) fn displaced_step(
-        &mut self,
-        cx: &mut Context<'_>,
-        progress: &mut Progress,
-    ) -> Result<(), StoreError> {
-        self.drop_idle_transfers(cx.store)?;
-        let due: Vec<u64> = self
-            .displaced
-            .iter()
-            .filter(|(_, record)| record.due_ms <= cx.now.ms)
-            .map(|(number, _)| *number)
-            .take(256)
-            .collect();
-        if due.is_empty() {
-            return Ok(());
-        }
-        let mut settled = vec![];
-        let mut edits = vec![];
-        for number in due {
-            let Some(mut record) = self.displaced.get(&number).cloned() else {
-                continue;
-            };
-            record.temp = PathRecord::from(&self.displaced_path(cx.store, &record)?);
-            match self.keep_displaced(cx, &record) {
-                Ok(edit) => {
-                    edits.extend(edit.map(|read| (record.clone(), read)));
-                    settled.push((number, record));
-                }
-                Err(StoreError::Packs(why)) => {
-                    // History has no room: the file stays where it is until there is.
-                    let path = record.path.path();
-                    self.fault(
-                        &path,
-                        format!("its old version cannot be kept yet: {why}"),
-                        cx.now,
-                    );
-                    if let Some(record) = self.displaced.get_mut(&number) {
-                        record.due_ms = cx.now.ms + DISPLACED_MS;
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        // Rows first: while they are not durable the file is the only copy of an edit.
-        if !edits.is_empty() {
-            let stamp = cx.store.clock(&self.space)? + 1;
-            let txn = cx.store.begin()?;
-            let mut b = Batch::open(&txn, self.no, stamp, cx.now)?;
-            for (record, read) in edits {
-                let node = b.tree.representative(&record.node)?;
-                let past = b.tree.past_for_edit(&node, record.old.row.as_ref())?;
-                if !past.is_empty() {
-                    let keys = Keys {
-                        content: Some(read.content.clone()),
-                        ..Keys::default()
-                    };
-                    b.write(&Row::new(node, past, keys));
-                    b.marks.push(node);
-                }
-            }
-            let found = b.close();
-            self.commit_found(found, txn, cx.rng, cx.now, progress)?;
-        }
-        settled.retain(
-            |(number, record)| match self.disk.unlink(&record.temp.path()) {
-                Err(error) if !error.is_not_found() && !error.is_not_a_directory() => {
-                    // Kept and tried again: what is forgotten here would stay for ever.
-                    tracing::warn!(%error, "a file that was put aside stays");
-                    if let Some(record) = self.displaced.get_mut(number) {
-                        record.due_ms = cx.now.ms + DISPLACED_MS;
-                    }
-                    false
-                }
-                _ => {
-                    self.displaced.remove(number);
-                    true
-                }
-            },
-        );
-        if self.displaced.is_empty() {
-            let _ = self.disk.rmdir(&trash_dir());
-        }
-        let txn = cx.store.begin()?;
-        {
-            let mut index = txn.index(self.no)?;
-            for (number, _) in &settled {
-                index.remove_note(NoteKind::Displaced, *number)?;
-            }
-        }
-        txn.commit_lazily()?;
-        Ok(())
-    }
-
-    /// Where a file that was put aside is now.
-    fn displaced_path(&self, store: &Store, record: &Displaced) -> Result<RelPath, StoreError> {
-        let temp = record.temp.path();
-        let Some(dir) = record.dir else {
-            return Ok(temp);
-        };
-        let tx = store.read()?;
-        let index = pacsync_store::index::IndexReader::new(&tx, self.no);
-        let moved = super::content::path_in(&index, &dir)?;
-        let name = temp.name().unwrap_or_default();
-        Ok(moved.and_then(|dir| dir.join(name).ok()).unwrap_or(temp))
-    }
-
-    /// Puts what stands aside into the packs unless it is readable elsewhere on this device.
-    /// Returns it if it is not what the index expected: an edit that nobody had seen.
-    fn keep_displaced(
-        &mut self,
-        cx: &mut Context<'_>,
-        record: &Displaced,
-    ) -> Result<Option<super::content::Read>, StoreError> {
-        let temp = record.temp.path();
-        let kind = match self.disk.stat(&temp) {
-            Ok(Some(stat)) if stat.kind == FileKind::File => Kind::File,
-            Ok(Some(stat)) if stat.kind == FileKind::Symlink => Kind::Symlink,
-            Ok(Some(stat)) if stat.kind == FileKind::Dir => {
-                // Never a directory's end: it goes back to where it was, to be looked at.
-                let path = record.path.path();
-                let _ = self.disk.rename_noreplace(&temp, &path);
-                self.queue.deep(path, cx.now.ms);
-                return Err(StoreError::Packs("a directory was put aside".into()));
-            }
-            Ok(_) => return Ok(None),
-            Err(error) => return Err(StoreError::Packs(error.to_string())),
-        };
-        let Ok(found) = read(&*self.disk, &temp, kind, &self.keys) else {
-            return Err(StoreError::Packs("it cannot be read".into()));
-        };
-        let is_edit = record.old.content != Some(found.content.id);
-        if found.content.inline.is_none() && kind == Kind::File {
-            self.pack_file(cx, &temp, &found)?;
-        }
-        Ok(is_edit.then_some(found))
-    }
-
-    fn pack_file(
-        &mut self,
-        cx: &mut Context<'_>,
-        path: &RelPath,
-        found: &super::content::Read,
-    ) -> Result<(), StoreError> {
-        let packs = |e: pacsync_store::content::packs::PackError| StoreError::Packs(e.to_string());
-        let content = found.content.id;
-        let mut placed = vec![];
-        {
-            let tx = cx.store.read()?;
-            let tables = pacsync_store::index::IndexReader::new(&tx, self.no).contents()?;
-            if !tables.sources(&content)?.is_empty() {
-                return Ok(());
-            }
-            let file = self
-                .disk
-                .open(path)
-                .map_err(|e| StoreError::Packs(e.to_string()))?;
-            let mut read_object = |object: ObjectId, offset: u64, len: u64| {
-                if tables.packed(object.as_bytes())?.is_some() {
-                    return Ok(());
-                }
-                let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
-                file.read_at(offset, &mut bytes)
-                    .map_err(|e| StoreError::Packs(e.to_string()))?;
-                placed.push((
-                    object,
-                    cx.packs.put(&self.space, &object, &bytes).map_err(packs)?,
-                ));
-                Ok::<(), StoreError>(())
-            };
-            match &found.manifest {
-                None if found.content.size <= SMALL_MAX => {
-                    read_object(ObjectId::Content(content), 0, found.content.size)?;
-                }
-                None => {}
-                Some(tree) => {
-                    let lookup = |id: &_| tree.object(id).map(<[u8]>::to_vec);
-                    let walk = Walk::new(&self.keys, &tree.top.id, &tree.top.bytes, lookup)
-                        .map_err(|e| StoreError::Misuse(e.to_string()))?;
-                    for piece in walk {
-                        let piece = piece.map_err(|e| StoreError::Misuse(e.to_string()))?;
-                        if let PieceSource::Chunk(id) = piece.source {
-                            read_object(ObjectId::Chunk(id), piece.offset, piece.len)?;
-                        }
-                    }
-                }
-            }
-        }
-        let end = cx.packs.sync().map_err(packs)?;
-        let txn = cx.store.begin()?;
-        txn.set_pack_end(end)?;
-        {
-            let mut index = txn.index(self.no)?;
-            for (object, at) in placed {
-                index.put_packed(object.as_bytes(), &at)?;
-            }
-            if let Some(tree) = &found.manifest {
-                super::content::keep_manifest(&mut index, &self.keys, &content, tree)?;
-            }
-        }
-        txn.commit()?;
         Ok(())
     }
 }

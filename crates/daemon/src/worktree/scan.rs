@@ -9,7 +9,7 @@ use pacsync_protocol::crypto::{Entropy, random};
 use pacsync_protocol::row::{At, Keys, Kind, Life, Name, Row};
 use pacsync_protocol::segment::Entry as LogEntry;
 use pacsync_protocol::{NodeId, RowId, Stamp};
-use pacsync_store::index::{Entry, Index};
+use pacsync_store::index::{Entry, Index, NoteKind};
 use pacsync_store::tree::TreeTables;
 use pacsync_store::{StoreError, Txn};
 
@@ -416,10 +416,10 @@ impl Worktree {
         let Ok(path) = dir.join(name) else {
             return Ok(());
         };
-        if is_transfer_temp(name) {
-            self.sweep(&path);
+        if is_reserved(name) {
+            return self.sweep(b, &path, name);
         }
-        if is_reserved(name) || self.own_home == Some((stat.identity.dev, stat.identity.ino)) {
+        if self.own_home == Some((stat.identity.dev, stat.identity.ino)) {
             return Ok(());
         }
         let class = self.tracking.class(&path);
@@ -828,17 +828,27 @@ impl Worktree {
         forget_tree(&mut b.index, parent, name)
     }
 
-    /// Removes a transfer's temporary file that no record knows: a crash came between its making
-    /// and its record, so it holds nothing that anybody wrote.
-    fn sweep(&self, path: &RelPath) {
-        let known = self.transfers.knows(path)
-            || self
-                .displaced
-                .values()
-                .any(|record| record.temp.path() == *path);
-        if !known {
-            let _ = self.disk.unlink(path);
+    /// Removes temporary files that hold nothing that anybody wrote: those of transfers that no
+    /// record knows (a crash came between the making and the record), and strays. They are known
+    /// by name, since their directory may have been moved.
+    fn sweep(&mut self, b: &mut Batch<'_>, path: &RelPath, name: &[u8]) -> Result<(), StoreError> {
+        let whole = name.strip_suffix(b"w").unwrap_or(name);
+        let stray = self.strays.get(whole).copied();
+        let idle = is_transfer_temp(name)
+            && !self.transfers.has_name(name)
+            && !self.displaced.has_name(name);
+        if (stray.is_some() || idle) && self.disk.unlink(path).is_ok() && stray.is_some() {
+            self.forget_stray(b, whole)?;
         }
+        Ok(())
+    }
+
+    fn forget_stray(&mut self, b: &mut Batch<'_>, name: &[u8]) -> Result<(), StoreError> {
+        if let Some(number) = self.strays.remove(name) {
+            b.index.remove_note(NoteKind::Intent, number)?;
+            b.dirty = true;
+        }
+        Ok(())
     }
 
     /// True once a path that looks like a move has stood for the settle time.

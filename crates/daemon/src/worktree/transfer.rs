@@ -111,8 +111,10 @@ impl Transfers {
         self.big.get(content)
     }
 
-    pub(super) fn knows(&self, path: &RelPath) -> bool {
-        self.big.values().any(|transfer| transfer.path == *path)
+    pub(super) fn has_name(&self, name: &[u8]) -> bool {
+        self.big
+            .values()
+            .any(|transfer| transfer.record.name == name)
     }
 
     pub(super) fn is_full(&self) -> bool {

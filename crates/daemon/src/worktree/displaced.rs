@@ -1,0 +1,289 @@
+//! What applies put aside: looked at again once nobody can still be writing to it, taken in if it
+//! is an edit that was not seen, kept in history, and then removed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pacsync_protocol::content::{ObjectId, PieceSource, SMALL_MAX, Walk};
+use pacsync_protocol::row::{Keys, Kind, Row};
+use pacsync_store::index::{ContentTables, NoteKind};
+use pacsync_store::{Store, StoreError};
+
+use super::apply::trash_dir;
+use super::content::read;
+use super::notes::{Displaced, PathRecord};
+use super::scan::Batch;
+use super::{Context, DISPLACED_MS, Progress, Worktree};
+use crate::disk::{FileKind, RelPath};
+
+/// Names that are tried for a directory that was put aside.
+const PLACES_MAX: usize = 100;
+
+/// Records of what was put aside, by number; knows their files by name wherever their directory
+/// is moved to.
+#[derive(Debug, Default)]
+pub(super) struct Asides {
+    records: BTreeMap<u64, Displaced>,
+    names: BTreeSet<Vec<u8>>,
+}
+
+impl Asides {
+    pub(super) fn insert(&mut self, number: u64, record: Displaced) {
+        let temp = record.temp.path();
+        self.names.extend(temp.name().map(<[u8]>::to_vec));
+        self.records.insert(number, record);
+    }
+
+    fn remove(&mut self, number: u64) {
+        if let Some(record) = self.records.remove(&number)
+            && let Some(name) = record.temp.path().name()
+        {
+            self.names.remove(name);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    pub(super) fn has_name(&self, name: &[u8]) -> bool {
+        self.names.contains(name)
+    }
+
+    pub(super) fn next_due(&self) -> Option<u64> {
+        self.records.values().map(|record| record.due_ms).min()
+    }
+
+    /// Those whose time has come, some of them.
+    fn due(&self, now_ms: u64) -> Vec<(u64, Displaced)> {
+        self.records
+            .iter()
+            .filter(|(_, record)| record.due_ms <= now_ms)
+            .take(256)
+            .map(|(number, record)| (*number, record.clone()))
+            .collect()
+    }
+
+    fn put_off(&mut self, number: u64, due_ms: u64) {
+        if let Some(record) = self.records.get_mut(&number) {
+            record.due_ms = due_ms;
+        }
+    }
+}
+
+impl Worktree {
+    /// Looks again at what applies put aside: an edit is taken in, the rest goes to history.
+    pub(super) fn displaced_step(
+        &mut self,
+        cx: &mut Context<'_>,
+        progress: &mut Progress,
+    ) -> Result<(), StoreError> {
+        self.drop_idle_transfers(cx.store)?;
+        let due = self.displaced.due(cx.now.ms);
+        if due.is_empty() {
+            return Ok(());
+        }
+        let mut settled = vec![];
+        let mut edits = vec![];
+        for (number, mut record) in due {
+            record.temp = PathRecord::from(&self.displaced_path(cx.store, &record)?);
+            match self.keep_displaced(cx, &record) {
+                Ok(edit) => {
+                    edits.extend(edit.map(|read| (record.clone(), read)));
+                    settled.push((number, record));
+                }
+                Err(StoreError::Packs(why)) => {
+                    // History has no room: the file stays where it is until there is.
+                    let path = record.path.path();
+                    self.fault(
+                        &path,
+                        format!("its old version cannot be kept yet: {why}"),
+                        cx.now,
+                    );
+                    self.displaced.put_off(number, cx.now.ms + DISPLACED_MS);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        // Rows first: while they are not durable the file is the only copy of an edit.
+        if !edits.is_empty() {
+            let stamp = cx.store.clock(&self.space)? + 1;
+            let txn = cx.store.begin()?;
+            let mut b = Batch::open(&txn, self.no, stamp, cx.now)?;
+            for (record, read) in edits {
+                let node = b.tree.representative(&record.node)?;
+                let past = b.tree.past_for_edit(&node, record.old.row.as_ref())?;
+                if !past.is_empty() {
+                    let keys = Keys {
+                        content: Some(read.content.clone()),
+                        ..Keys::default()
+                    };
+                    b.write(&Row::new(node, past, keys));
+                    b.marks.push(node);
+                }
+            }
+            let found = b.close();
+            self.commit_found(found, txn, cx.rng, cx.now, progress)?;
+        }
+        settled.retain(
+            |(number, record)| match self.disk.unlink(&record.temp.path()) {
+                Err(error) if !error.is_not_found() && !error.is_not_a_directory() => {
+                    // Kept and tried again: what is forgotten here would stay for ever.
+                    tracing::warn!(%error, "a file that was put aside stays");
+                    self.displaced.put_off(*number, cx.now.ms + DISPLACED_MS);
+                    false
+                }
+                _ => {
+                    self.displaced.remove(*number);
+                    true
+                }
+            },
+        );
+        if self.displaced.is_empty() {
+            let _ = self.disk.rmdir(&trash_dir());
+        }
+        let txn = cx.store.begin()?;
+        {
+            let mut index = txn.index(self.no)?;
+            for (number, _) in &settled {
+                index.remove_note(NoteKind::Displaced, *number)?;
+            }
+        }
+        txn.commit_lazily()?;
+        Ok(())
+    }
+
+    /// Where a file that was put aside is now.
+    fn displaced_path(&self, store: &Store, record: &Displaced) -> Result<RelPath, StoreError> {
+        let temp = record.temp.path();
+        let Some(dir) = record.dir else {
+            return Ok(temp);
+        };
+        let tx = store.read()?;
+        let index = pacsync_store::index::IndexReader::new(&tx, self.no);
+        let moved = super::content::path_in(&index, &dir)?;
+        let name = temp.name().unwrap_or_default();
+        Ok(moved.and_then(|dir| dir.join(name).ok()).unwrap_or(temp))
+    }
+
+    /// Puts what stands aside into the packs unless it is readable elsewhere on this device.
+    /// Returns it if it is not what the index expected: an edit that nobody had seen.
+    fn keep_displaced(
+        &mut self,
+        cx: &mut Context<'_>,
+        record: &Displaced,
+    ) -> Result<Option<super::content::Read>, StoreError> {
+        let temp = record.temp.path();
+        let kind = match self.disk.stat(&temp) {
+            Ok(Some(stat)) if stat.kind == FileKind::File => Kind::File,
+            Ok(Some(stat)) if stat.kind == FileKind::Symlink => Kind::Symlink,
+            Ok(Some(stat)) if stat.kind == FileKind::Dir => {
+                return self.put_back(cx, &temp, &record.path.path());
+            }
+            Ok(_) => return Ok(None),
+            Err(error) => return Err(StoreError::Packs(error.to_string())),
+        };
+        let Ok(found) = read(&*self.disk, &temp, kind, &self.keys) else {
+            return Err(StoreError::Packs("it cannot be read".into()));
+        };
+        let is_edit = record.old.content != Some(found.content.id);
+        if found.content.inline.is_none() && kind == Kind::File {
+            self.pack_file(cx, &temp, &found)?;
+        }
+        Ok(is_edit.then_some(found))
+    }
+
+    /// A directory is never removed as what a file left: it goes back to where it was, or beside
+    /// what is there now.
+    fn put_back(
+        &mut self,
+        cx: &Context<'_>,
+        temp: &RelPath,
+        path: &RelPath,
+    ) -> Result<Option<super::content::Read>, StoreError> {
+        let dir = path.parent().unwrap_or_default();
+        let name = path.name().unwrap_or_default();
+        let mut last = None;
+        for n in 0..PLACES_MAX {
+            let mut name = name.to_vec();
+            if n > 0 {
+                name.extend(format!(".kept-{n}").into_bytes());
+            }
+            let Ok(place) = dir.join(&name) else { continue };
+            match self.disk.rename_noreplace(temp, &place) {
+                Ok(()) => {
+                    self.queue.deep(place, cx.now.ms);
+                    return Ok(None);
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        let why = last.map(|error| error.to_string()).unwrap_or_default();
+        Err(StoreError::Packs(why))
+    }
+
+    fn pack_file(
+        &mut self,
+        cx: &mut Context<'_>,
+        path: &RelPath,
+        found: &super::content::Read,
+    ) -> Result<(), StoreError> {
+        let packs = |e: pacsync_store::content::packs::PackError| StoreError::Packs(e.to_string());
+        let content = found.content.id;
+        let mut placed = vec![];
+        {
+            let tx = cx.store.read()?;
+            let tables = pacsync_store::index::IndexReader::new(&tx, self.no).contents()?;
+            if !tables.sources(&content)?.is_empty() {
+                return Ok(());
+            }
+            let file = self
+                .disk
+                .open(path)
+                .map_err(|e| StoreError::Packs(e.to_string()))?;
+            let mut read_object = |object: ObjectId, offset: u64, len: u64| {
+                if tables.packed(object.as_bytes())?.is_some() {
+                    return Ok(());
+                }
+                let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
+                file.read_at(offset, &mut bytes)
+                    .map_err(|e| StoreError::Packs(e.to_string()))?;
+                placed.push((
+                    object,
+                    cx.packs.put(&self.space, &object, &bytes).map_err(packs)?,
+                ));
+                Ok::<(), StoreError>(())
+            };
+            match &found.manifest {
+                None if found.content.size <= SMALL_MAX => {
+                    read_object(ObjectId::Content(content), 0, found.content.size)?;
+                }
+                None => {}
+                Some(tree) => {
+                    let lookup = |id: &_| tree.object(id).map(<[u8]>::to_vec);
+                    let walk = Walk::new(&self.keys, &tree.top.id, &tree.top.bytes, lookup)
+                        .map_err(|e| StoreError::Misuse(e.to_string()))?;
+                    for piece in walk {
+                        let piece = piece.map_err(|e| StoreError::Misuse(e.to_string()))?;
+                        if let PieceSource::Chunk(id) = piece.source {
+                            read_object(ObjectId::Chunk(id), piece.offset, piece.len)?;
+                        }
+                    }
+                }
+            }
+        }
+        let end = cx.packs.sync().map_err(packs)?;
+        let txn = cx.store.begin()?;
+        txn.set_pack_end(end)?;
+        {
+            let mut index = txn.index(self.no)?;
+            for (object, at) in placed {
+                index.put_packed(object.as_bytes(), &at)?;
+            }
+            if let Some(tree) = &found.manifest {
+                super::content::keep_manifest(&mut index, &self.keys, &content, tree)?;
+            }
+        }
+        txn.commit()?;
+        Ok(())
+    }
+}
