@@ -173,7 +173,7 @@ impl Worktree {
             let plan = self.plan(&mut b, cx.packs, cx.rng, node)?;
             let step = match plan {
                 Plan::Done => {
-                    self.clear_node_fault(&node);
+                    self.faults.clear_node(&node);
                     b.index.clear_pending(&node)?;
                     b.dirty = true;
                     continue;
@@ -425,7 +425,7 @@ impl Worktree {
             Step::Move {
                 entry, from, to, ..
             } => {
-                self.disk.rename_noreplace(&from.path, &to.path)?;
+                self.move_file(entry, &from.path, &to.path)?;
                 let mut entry = entry.clone();
                 if let Some(stat) = self.disk.stat(&to.path)?
                     && stat.identity.ino == entry.identity.ino
@@ -468,6 +468,18 @@ impl Worktree {
                 Err(error) if error.is_not_found() => Ok(Outcome::Removed { displaced: None }),
                 Err(error) => Err(error),
             },
+        }
+    }
+
+    /// Renames; where the disk takes the new name for the old one nothing is in the way.
+    fn move_file(&self, entry: &Entry, from: &RelPath, to: &RelPath) -> Result<(), DiskError> {
+        let is_itself = self.folds_names()
+            && from.parent() == to.parent()
+            && matches!(self.disk.stat(to), Ok(Some(stat)) if stat.identity.ino == entry.identity.ino);
+        if is_itself {
+            self.disk.rename(from, to)
+        } else {
+            self.disk.rename_noreplace(from, to)
         }
     }
 
@@ -616,7 +628,7 @@ impl Worktree {
                     let number = index.add_note(NoteKind::Displaced, &cbor::encode(&displaced))?;
                     self.displaced.insert(number, displaced);
                 }
-                self.clear_node_fault(&node);
+                self.faults.clear_node(&node);
             }
             for (at, error) in &failed {
                 let Some(item) = begun.get(*at) else { continue };

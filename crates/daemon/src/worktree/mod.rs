@@ -8,6 +8,8 @@ mod apply;
 mod breaker;
 mod content;
 mod displaced;
+mod exact;
+mod faults;
 mod ignore;
 mod notes;
 mod plan;
@@ -52,6 +54,10 @@ pub const QUIET_MAX_MS: u64 = 30_000;
 pub const DISPLACED_MS: u64 = 2_000;
 /// Time between attempts at what failed.
 pub const RETRY_MS: u64 = 2_000;
+/// Time between looks at everything, where every directory is watched.
+pub const VERIFY_MS: u64 = 3_600_000;
+/// Time between looks at everything where not every directory can be watched.
+pub const UNWATCHED_MS: u64 = 60_000;
 
 /// The time, passed in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,7 +146,7 @@ pub struct Worktree {
     transfers: Transfers,
     /// Nodes that could not be rendered: when to try again.
     stalled: BTreeMap<NodeId, u64>,
-    problems: BTreeMap<RelPath, Fault>,
+    faults: faults::Faults,
     breaker: breaker::Breaker,
     displaced: displaced::Asides,
     /// Temporary files that may be somewhere: name → number of the note.
@@ -150,11 +156,15 @@ pub struct Worktree {
     offsets: content::Offsets,
     /// Dead directories that hold only what is ignored: they stay on disk, unknown.
     leftovers: BTreeSet<(NodeId, Vec<u8>)>,
-    /// Nodes that wait for a place that another node has, and how often they tried.
-    parked: BTreeMap<NodeId, u32>,
+    /// Names of the directory that was looked at last, where a name may stand for another.
+    exact: exact::ExactNames,
     /// Set when the root itself cannot be used.
     root_trouble: Option<String>,
     wants_reopen: bool,
+    /// Some directories could not be watched.
+    unwatched: bool,
+    /// When everything is looked at whatever the watches told.
+    verify_at: u64,
     /// What changed on disk before the start is known: only then anything is applied.
     scanned_once: bool,
     check_root_at: u64,
@@ -166,16 +176,6 @@ struct Waiting {
     nodes: BTreeSet<NodeId>,
     /// Losers of conflicts and other content that only packs hold.
     for_packs: bool,
-}
-
-#[derive(Debug, Clone)]
-struct Fault {
-    what: String,
-    retry_ms: u64,
-    /// How often it was tried; spaces the attempts out.
-    tries: u32,
-    /// The node that could not be rendered; `None` where something could not be read.
-    node: Option<NodeId>,
 }
 
 impl Worktree {
@@ -292,13 +292,9 @@ impl Worktree {
             && self.waiting_of.is_empty()
             && self.stalled.is_empty()
             && self.transfers.is_empty()
-            && !self.has_node_faults()
+            && !self.faults.has_nodes()
             && self.breaker.held().is_empty()
             && self.root_trouble.is_none()
-    }
-
-    fn has_node_faults(&self) -> bool {
-        self.problems.values().any(|fault| fault.node.is_some())
     }
 
     /// Nodes that wait for content or for another attempt, and those in line.
@@ -317,11 +313,18 @@ impl Worktree {
             path: RelPath::root(),
             what: what.clone(),
         });
-        let faults = self.problems.iter().map(|(path, fault)| Problem {
-            path: path.clone(),
-            what: fault.what.clone(),
+        let unwatched = self.unwatched.then(|| Problem {
+            path: RelPath::root(),
+            what: "the system's limit of watched directories is reached: raise \
+                   fs.inotify.max_user_watches; until then some changes are found only by a scan \
+                   once a minute"
+                .into(),
         });
-        root.chain(faults).collect()
+        let faults = self.faults.iter().map(|(path, what)| Problem {
+            path: path.clone(),
+            what: what.into(),
+        });
+        root.chain(unwatched).chain(faults).collect()
     }
 
     /// Deletes that wait for the user.
@@ -346,17 +349,25 @@ impl Worktree {
             .chain(self.vacated.values())
             .copied()
             .min();
-        let faults = self.problems.values().map(|f| f.retry_ms).min();
+        let faults = self.faults.next_due();
+        let verify = (self.phase == Phase::Live).then_some(self.verify_at);
         let stalled = self.stalled.values().copied().min();
         let displaced = self.displaced.next_due();
         let root = self.root_trouble.is_some().then_some(self.check_root_at);
         if self.root_trouble.is_some() {
             return root;
         }
-        [self.queue.next_due(), settled, faults, stalled, displaced]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.queue.next_due(),
+            settled,
+            faults,
+            stalled,
+            displaced,
+            verify,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// True if [`Worktree::step`] has something to do at once.
@@ -380,6 +391,8 @@ impl Worktree {
             return Ok(progress);
         }
         self.retry_faults(cx.now);
+        self.verify(cx.now);
+        self.exact.forget();
         self.scan_step(cx, &mut progress)?;
         if self.walks.is_empty() && self.queue.is_idle_at(cx.now.ms) {
             self.settle_step(cx, &mut progress)?;
@@ -401,21 +414,27 @@ impl Worktree {
         Ok(progress)
     }
 
-    fn retry_faults(&mut self, now: Now) {
-        let due: Vec<RelPath> = self
-            .problems
-            .iter()
-            .filter(|(_, fault)| fault.retry_ms <= now.ms)
-            .map(|(path, _)| path.clone())
-            .collect();
-        for path in due {
-            let Some(fault) = self.problems.get_mut(&path) else {
-                continue;
+    /// Events get lost: from time to time everything is looked at.
+    fn verify(&mut self, now: Now) {
+        if self.verify_at > now.ms || self.phase != Phase::Live {
+            return;
+        }
+        self.verify_at = now.ms
+            + if self.unwatched {
+                UNWATCHED_MS
+            } else {
+                VERIFY_MS
             };
-            fault.retry_ms = now.ms + retry_delay(fault.tries);
-            match fault.node {
-                Some(node) => self.mark([node]),
-                None => self.queue.deep(path, now.ms),
+        if self.scanned_once && self.walks.is_empty() {
+            self.queue.deep(RelPath::root(), now.ms);
+        }
+    }
+
+    fn retry_faults(&mut self, now: Now) {
+        for retry in self.faults.take_due(now) {
+            match retry {
+                faults::Retry::Render(node) => self.mark([node]),
+                faults::Retry::Look(path) => self.queue.deep(path, now.ms),
             }
         }
         let due: Vec<NodeId> = self
@@ -429,49 +448,17 @@ impl Worktree {
 
     /// Notes that something could not be read; it is looked at again by itself.
     fn fault(&mut self, path: &RelPath, what: String, now: Now) {
-        self.note_fault(path, None, what, now);
+        self.faults.note_read(path, what, now);
     }
 
     /// Notes that a node could not be rendered; it is tried again by itself.
     fn node_fault(&mut self, path: &RelPath, node: NodeId, what: String, now: Now) {
-        self.note_fault(path, Some(node), what, now);
-    }
-
-    fn note_fault(&mut self, path: &RelPath, node: Option<NodeId>, what: String, now: Now) {
-        let tries = self.problems.get(path).map_or(0, |fault| fault.tries + 1);
-        let retry_ms = now.ms + retry_delay(tries);
-        self.problems.insert(
-            path.clone(),
-            Fault {
-                what,
-                retry_ms,
-                tries,
-                node,
-            },
-        );
+        self.faults.note_node(path, node, what, now);
     }
 
     fn disk_fault(&mut self, error: &DiskError, path: &RelPath, now: Now) {
         tracing::debug!(%path, %error, "disk");
         self.fault(path, describe(error), now);
-    }
-
-    /// A look at the path begins: what could not be read may be readable now.
-    fn clear_read_fault(&mut self, path: &RelPath) {
-        if self
-            .problems
-            .get(path)
-            .is_some_and(|fault| fault.node.is_none())
-        {
-            self.problems.remove(path);
-        }
-    }
-
-    /// A node is rendered, or has no need to be.
-    fn clear_node_fault(&mut self, node: &NodeId) {
-        if !self.problems.is_empty() {
-            self.problems.retain(|_, fault| fault.node != Some(*node));
-        }
     }
 
     /// Looks whether the root is still the directory that it was.
@@ -635,10 +622,6 @@ fn forget_tree(
     Ok(())
 }
 
-fn retry_delay(tries: u32) -> u64 {
-    RETRY_MS << tries.min(4)
-}
-
 fn describe(error: &DiskError) -> String {
     if error.is_no_space() {
         "the disk is full: make room; it goes on by itself".into()
@@ -646,10 +629,6 @@ fn describe(error: &DiskError) -> String {
         "the file system is read-only: it goes on when it can be written".into()
     } else if error.is_permission() {
         "permission denied: allow this user to access it; it is tried again by itself".into()
-    } else if error.is_watch_limit() {
-        "the system's limit of watched directories is reached: raise \
-         fs.inotify.max_user_watches; until then changes are found by scans"
-            .into()
     } else {
         error.to_string()
     }

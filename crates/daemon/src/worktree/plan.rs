@@ -19,8 +19,8 @@ use super::transfer::TransferRecord;
 use super::{Class, Waiting, Worktree, file_identity};
 use crate::disk::{FileKind, RelPath};
 
-/// How often two nodes may wait for each other's place before one is parked.
-const PARK_AFTER: u32 = 3;
+/// Most nodes that are followed to find out whether they wait for each other.
+const RING_MAX: usize = 4_096;
 
 /// What a node needs.
 #[derive(Debug)]
@@ -78,12 +78,16 @@ impl Worktree {
             Wanted::Nowhere => None,
             Wanted::After(above) => {
                 for dir in above {
+                    if self.blocked_until(&dir).is_some_and(|at| at > b.now.ms) {
+                        return Ok(self.after(node, dir, b.now));
+                    }
                     let Some(state) = b.tree.node(&dir)? else {
                         return Ok(Plan::Done);
                     };
                     match self.plan_rep(b, packs, rng, dir, state)? {
                         Plan::Done => {}
                         // Its own turn comes; this node is tried again after it.
+                        Plan::Wait => return Ok(self.after(node, dir, b.now)),
                         _ => {
                             self.mark([dir]);
                             return Ok(Plan::Again);
@@ -246,8 +250,7 @@ impl Worktree {
             return Ok(Plan::Wait);
         }
         if let Some(other) = b.index.get(&place.parent, &place.name)? {
-            self.mark([other.node]);
-            return Ok(Plan::Again);
+            return Ok(self.after(node, other.node, b.now));
         }
         let seen = match self.disk.stat(&place.path) {
             Ok(seen) => seen,
@@ -258,6 +261,13 @@ impl Worktree {
             }
         };
         if let Some(seen) = seen {
+            if self.folds_names() && matches!(self.stat_exactly(&place.path), Ok(None)) {
+                self.exact.forget();
+                let what = "this disk takes its name for another one that is there already: \
+                            rename one of the two";
+                self.node_fault(&place.path, node, what.into(), b.now);
+                return Ok(Plan::Wait);
+            }
             if state.kind == Kind::Dir && seen.kind == FileKind::Dir {
                 self.put_dir(b, node, &place, seen.mode)?;
                 self.mark_below(b, node)?;
@@ -318,11 +328,12 @@ impl Worktree {
             return Ok(Plan::Wait);
         }
         self.put_dir(b, node, &place, mode)?;
-        if let Err(error) = self.disk.watch(&place.path)
-            && !error.is_unsupported()
-            && !error.is_not_found()
-        {
-            self.node_fault(&place.path, node, super::describe(&error), b.now);
+        match self.disk.watch(&place.path) {
+            Err(error) if error.is_watch_limit() => self.note_unwatched(b.now),
+            Err(error) if !error.is_unsupported() && !error.is_not_found() => {
+                self.node_fault(&place.path, node, super::describe(&error), b.now);
+            }
+            _ => {}
         }
         Ok(Plan::Done)
     }
@@ -672,34 +683,104 @@ impl Worktree {
             return Ok(Plan::Done);
         };
         let from = Place { parent, name, path };
-        if let Some(other) = b.index.get(&place.parent, &place.name)? {
-            self.mark([other.node]);
-            let tries = self.parked.entry(node).or_default();
-            *tries += 1;
-            if *tries < PARK_AFTER {
-                return Ok(Plan::Again);
-            }
-            // Each waits for the other's place: step aside.
-            self.parked.remove(&node);
-            let name = self.temp_name(b"", rng);
-            let Ok(path) = dir.join(&name) else {
-                return Ok(Plan::Done);
-            };
-            let to = Place { parent, name, path };
+        let blocker = match b.index.get(&place.parent, &place.name)? {
+            Some(other) => Some(other.node),
+            // The directory that it goes to lies beneath it: that one has to go first.
+            None if place.path.starts_with(&from.path) => Some(place.parent),
+            None => None,
+        };
+        let Some(blocker) = blocker else {
             return Ok(Plan::Step(Step::Move {
                 node,
                 entry,
                 from,
-                to,
+                to: place,
             }));
+        };
+        let beneath = place.path.starts_with(&from.path);
+        if beneath || !self.is_ring(b, node, blocker)? {
+            return Ok(self.after(node, blocker, b.now));
         }
-        self.parked.remove(&node);
+        // Each waits for the next one's place: step aside, out of what has to move.
+        let name = self.temp_name(b"", rng);
+        let dir = place.path.parent().unwrap_or_default();
+        let Ok(path) = dir.join(&name) else {
+            return Ok(Plan::Done);
+        };
+        let to = Place {
+            parent: place.parent,
+            name,
+            path,
+        };
         Ok(Plan::Step(Step::Move {
             node,
             entry,
             from,
-            to: place,
+            to,
         }))
+    }
+
+    /// Whether `node` waits for a place that becomes free only once `node` itself has moved.
+    fn is_ring(&self, b: &Batch<'_>, node: NodeId, first: NodeId) -> Result<bool, StoreError> {
+        let mut at = first;
+        for _ in 0..RING_MAX {
+            let Some(state) = b.tree.node(&at)? else {
+                return Ok(false);
+            };
+            let Wanted::Place(place) = self.wanted_place(b, &state)? else {
+                return Ok(false);
+            };
+            let Some((parent, name, _)) = b.index.entry_of(&at)? else {
+                return Ok(false);
+            };
+            if parent == place.parent && name == place.name {
+                return Ok(false);
+            }
+            let next = match b.index.get(&place.parent, &place.name)? {
+                Some(other) => other.node,
+                None => {
+                    let from = path_of(&b.index, &at)?.unwrap_or_default();
+                    if !place.path.starts_with(&from) {
+                        return Ok(false);
+                    }
+                    place.parent
+                }
+            };
+            if next == node {
+                return Ok(true);
+            }
+            at = next;
+        }
+        Ok(false)
+    }
+
+    /// When a node is tried again that could not be rendered.
+    fn blocked_until(&self, node: &NodeId) -> Option<u64> {
+        let stalled = self.stalled.get(node).copied();
+        self.faults.retry_of(node).max(stalled)
+    }
+
+    /// This node's turn comes after another's: at once if that one is free to go, else when it is
+    /// tried again.
+    fn after(&mut self, node: NodeId, other: NodeId, now: super::Now) -> Plan {
+        let blocked = if self.breaker.held().remote.contains_key(&other)
+            || self.waiting_of.contains_key(&other)
+        {
+            Some(now.ms + super::RETRY_MS)
+        } else {
+            self.blocked_until(&other)
+        };
+        match blocked {
+            Some(until) => {
+                let until = until.max(now.ms + super::SETTLE_MS);
+                self.stalled.insert(node, until);
+                Plan::Wait
+            }
+            None => {
+                self.mark([other]);
+                Plan::Again
+            }
+        }
     }
 
     /// A node was unified into another: what is on disk under its name belongs to the other now.

@@ -122,16 +122,18 @@ impl Worktree {
             arrived_bytes: 0,
             transfers: Default::default(),
             stalled: Default::default(),
-            problems: Default::default(),
+            faults: Default::default(),
             breaker: Default::default(),
             displaced: Default::default(),
             strays: Default::default(),
             own_home,
             offsets: Default::default(),
             leftovers: Default::default(),
-            parked: Default::default(),
+            exact: Default::default(),
             root_trouble: None,
             wants_reopen: false,
+            unwatched: false,
+            verify_at: cx.now.ms + super::VERIFY_MS,
             scanned_once: false,
             check_root_at: 0,
         };
@@ -420,7 +422,7 @@ impl Worktree {
 
     /// Transfers that nobody waits for any more are dropped with their temporary files.
     pub(super) fn drop_idle_transfers(&mut self, store: &mut Store) -> Result<(), StoreError> {
-        if self.transfers.is_empty() || !self.ready.is_empty() || self.has_node_faults() {
+        if self.transfers.is_empty() || !self.ready.is_empty() || self.faults.has_nodes() {
             return Ok(());
         }
         let idle: Vec<_> = self

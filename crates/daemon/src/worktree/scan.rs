@@ -209,7 +209,21 @@ impl Worktree {
         path: &RelPath,
         depth: Depth,
     ) -> Result<(), StoreError> {
-        self.clear_read_fault(path);
+        let tries = self.faults.read_tries(path);
+        self.look_at(b, rng, path, depth)?;
+        if let Some(tries) = tries {
+            self.faults.looked(path, tries);
+        }
+        Ok(())
+    }
+
+    fn look_at(
+        &mut self,
+        b: &mut Batch<'_>,
+        rng: &mut dyn Entropy,
+        path: &RelPath,
+        depth: Depth,
+    ) -> Result<(), StoreError> {
         let (Some(dir), Some(name)) = (path.parent(), path.name()) else {
             if self.tracking.is_tracked(path) {
                 return self.begin_walk(b, path, NodeId::ROOT, Depth::Deep);
@@ -225,7 +239,7 @@ impl Worktree {
         let Some(parent) = self.known_dir(b, rng, &dir)? else {
             return Ok(());
         };
-        match self.disk.stat(path) {
+        match self.stat_exactly(path) {
             Ok(Some(stat)) => self.examine(b, rng, &dir, parent, name, &stat, depth),
             Ok(None) => self.vacate(b, parent, name, path),
             Err(error) if error.is_symlink_in_path() => {
@@ -287,14 +301,16 @@ impl Worktree {
         node: NodeId,
         depth: Depth,
     ) -> Result<(), StoreError> {
-        if let Err(error) = self.disk.watch(dir)
-            && !error.is_unsupported()
-            && !error.is_not_found()
-        {
-            self.disk_fault(&error, dir, b.now);
-            if !error.is_watch_limit() {
+        if dir.is_root() {
+            self.unwatched = false;
+        }
+        match self.disk.watch(dir) {
+            Err(error) if error.is_watch_limit() => self.note_unwatched(b.now),
+            Err(error) if !error.is_unsupported() && !error.is_not_found() => {
+                self.disk_fault(&error, dir, b.now);
                 return Ok(());
             }
+            _ => {}
         }
         if self.tracking.class(dir) == Class::Above {
             return self.begin_partial_walk(dir, node);
@@ -332,6 +348,12 @@ impl Worktree {
             complete: true,
         });
         Ok(())
+    }
+
+    /// What cannot be watched is found by looking at everything more often.
+    pub(super) fn note_unwatched(&mut self, now: Now) {
+        self.unwatched = true;
+        self.verify_at = self.verify_at.min(now.ms + super::UNWATCHED_MS);
     }
 
     /// Of a directory that is only above something tracked, takes what leads there.

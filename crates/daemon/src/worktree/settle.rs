@@ -96,7 +96,7 @@ impl Worktree {
     }
 
     fn is_vacant(
-        &self,
+        &mut self,
         b: &Batch<'_>,
         parent: &NodeId,
         name: &[u8],
@@ -108,7 +108,7 @@ impl Worktree {
         let Ok(path) = dir.join(name) else {
             return Ok(false);
         };
-        Ok(match self.disk.stat(&path) {
+        Ok(match self.stat_exactly(&path) {
             Ok(None) => true,
             Ok(Some(stat)) => !same_kind(stat.kind, kind),
             Err(_) => false,
@@ -210,7 +210,7 @@ impl Worktree {
                 continue;
             };
             let Ok(path) = dir.join(&name) else { continue };
-            match self.disk.stat(&path) {
+            match self.stat_exactly(&path) {
                 Ok(None) => gone.push((parent, name, path, entry)),
                 Ok(Some(stat)) if !same_kind(stat.kind, entry.kind) => {
                     self.queue.deep(path.clone(), cx.now.ms);
