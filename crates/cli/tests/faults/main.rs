@@ -12,7 +12,7 @@ mod editors;
 mod escape;
 mod garbage;
 mod idle;
+mod mounts;
 mod rig;
-
 mod samples;
 mod unreadable;

@@ -540,6 +540,7 @@ pub(crate) fn assert_no_temps(root: &Path) {
 pub(crate) enum Need {
     Setpriv,
     Tmpfs,
+    LoopDevices,
     NetworkNamespaces,
 }
 
@@ -562,6 +563,11 @@ pub(crate) fn has(need: Need) -> bool {
             Need::Tmpfs => {
                 let dir = case_dir();
                 Mount::tmpfs(dir.path(), "1m").is_some()
+            }
+            Need::LoopDevices => {
+                let dir = case_dir();
+                let image = Image::new(&dir.path().join("image"));
+                image.is_some_and(|image| image.attach().mount(dir.path()).is_some())
             }
             Need::NetworkNamespaces => {
                 let name = format!("pacsync-{}", std::process::id());
@@ -610,6 +616,65 @@ impl Drop for Mount {
         let _ = Command::new("umount")
             .arg("-l")
             .arg(&self.path)
+            .stderr(Stdio::null())
+            .status();
+    }
+}
+
+/// A file system in a file, which survives being unmounted.
+#[derive(Debug)]
+pub(crate) struct Image {
+    path: PathBuf,
+}
+
+impl Image {
+    /// Makes one, or tells that this machine cannot.
+    pub(crate) fn new(path: &Path) -> Option<Self> {
+        let file = fs::File::create(path).expect("makes a file");
+        file.set_len(16 << 20).expect("grows it");
+        let made = Command::new("mkfs.ext4")
+            .args(["-q", "-F"])
+            .arg(path)
+            .stderr(Stdio::null())
+            .status();
+        made.is_ok_and(|status| status.success()).then(|| Self {
+            path: path.to_path_buf(),
+        })
+    }
+
+    /// Gives it a device of its own; each time the first that is free.
+    pub(crate) fn attach(&self) -> LoopDevice {
+        let output = Command::new("losetup")
+            .args(["--find", "--show"])
+            .arg(&self.path)
+            .output()
+            .expect("runs");
+        let device = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        LoopDevice { device }
+    }
+}
+
+/// A block device over an [`Image`]; detached in the end.
+#[derive(Debug)]
+pub(crate) struct LoopDevice {
+    device: String,
+}
+
+impl LoopDevice {
+    /// Mounts it, or tells that this machine cannot.
+    pub(crate) fn mount(&self, path: &Path) -> Option<Mount> {
+        let mount = Mount {
+            path: path.to_path_buf(),
+        };
+        mount_command(&[&self.device], path).then_some(mount)
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup")
+            .arg("--detach")
+            .arg(&self.device)
             .stderr(Stdio::null())
             .status();
     }

@@ -6,6 +6,8 @@
 //! types of an operating system in the trait (names and targets are bytes).
 
 mod error;
+#[cfg(target_os = "linux")]
+mod mounts;
 mod path;
 
 #[cfg(target_os = "linux")]

@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::linux::retry;
+use super::mounts::Mounts;
 use super::resolve::through_proc;
 use super::{EventSink, FsEvent, RelPath};
 
@@ -43,6 +44,7 @@ pub(super) struct Watcher {
 struct Shared {
     inotify: OwnedFd,
     stop: OwnedFd,
+    mounts: Option<Mounts>,
     table: Mutex<Table>,
 }
 
@@ -62,6 +64,7 @@ impl Watcher {
         let shared = Arc::new(Shared {
             inotify,
             stop,
+            mounts: Mounts::of(root),
             table: Mutex::new(Table {
                 above,
                 ..Table::default()
@@ -124,24 +127,16 @@ impl Shared {
     }
 
     fn run(&self, sink: &EventSink) {
-        let mut buffer: Vec<u8> = Vec::with_capacity(READ_BUFFER);
-        while self.wait() {
-            let mut reader = Reader::new(&self.inotify, buffer.spare_capacity_mut());
+        let mut mounted = self.mounts.as_ref().map(Mounts::list).unwrap_or_default();
+        while let Some(woken) = self.wait() {
             let mut events = Vec::new();
-            loop {
-                match reader.next() {
-                    Ok(event) => {
-                        let name = event.file_name().map(|name| name.to_bytes());
-                        let mut table = self.table();
-                        let stale = table.take(event.wd(), event.events(), name, &mut events);
-                        self.end(stale);
-                    }
-                    Err(Errno::INTR) => continue,
-                    Err(_) => break,
-                }
-                if reader.is_buffer_empty() {
-                    break;
-                }
+            if woken.events {
+                self.read(&mut events);
+            }
+            if let (true, Some(mounts)) = (woken.mounts, &self.mounts) {
+                let now = mounts.list();
+                events.extend(mounts.changes(&mounted, &now));
+                mounted = now;
             }
             // A large write is many equal events in a row.
             events.dedup();
@@ -151,16 +146,49 @@ impl Shared {
         }
     }
 
-    /// Waits for events; `false` when the watcher is gone.
-    fn wait(&self) -> bool {
-        let mut fds = [
+    fn read(&self, events: &mut Vec<FsEvent>) {
+        let mut buffer: Vec<u8> = Vec::with_capacity(READ_BUFFER);
+        let mut reader = Reader::new(&self.inotify, buffer.spare_capacity_mut());
+        loop {
+            match reader.next() {
+                Ok(event) => {
+                    let name = event.file_name().map(|name| name.to_bytes());
+                    let mut table = self.table();
+                    let stale = table.take(event.wd(), event.events(), name, events);
+                    self.end(stale);
+                }
+                Err(Errno::INTR) => continue,
+                Err(_) => break,
+            }
+            if reader.is_buffer_empty() {
+                break;
+            }
+        }
+    }
+
+    /// Waits for something to read; `None` when the watcher is gone.
+    fn wait(&self) -> Option<Woken> {
+        let mut fds = vec![
             PollFd::new(&self.inotify, PollFlags::IN),
             PollFd::new(&self.stop, PollFlags::IN),
         ];
-        let woken = retry(|| poll(&mut fds, None));
-        let [_, stop] = &fds;
-        woken.is_ok() && stop.revents().is_empty()
+        if let Some(mounts) = &self.mounts {
+            fds.push(PollFd::new(&mounts.table, PollFlags::PRI));
+        }
+        retry(|| poll(&mut fds, None)).ok()?;
+        let mut woken = fds.iter().map(|fd| !fd.revents().is_empty());
+        let events = woken.next()?;
+        let stop = woken.next()?;
+        (!stop).then_some(Woken {
+            events,
+            mounts: woken.next().unwrap_or_default(),
+        })
     }
+}
+
+struct Woken {
+    events: bool,
+    mounts: bool,
 }
 
 /// Which watch stands for which path: a one-to-one map, both sides sharing the path's bytes.

@@ -496,16 +496,13 @@ impl Worktree {
         if known.kind == Kind::Dir {
             let was_mount = known.identity.dev != self.root.dev;
             let is_mount = identity.dev != self.root.dev;
-            if was_mount != is_mount {
-                self.fault(
-                    path,
-                    "another file system is mounted here: nothing beneath it is deleted or                      synced until it is as before"
-                        .into(),
-                    b.now,
-                );
+            if was_mount != is_mount && self.hold_beneath(b, path, &known)? {
                 return Ok(());
             }
-            if changed_mode || identity.ino != known.identity.ino {
+            if changed_mode
+                || identity.ino != known.identity.ino
+                || identity.dev != known.identity.dev
+            {
                 known.identity = identity;
                 if changed_mode {
                     self.write_mode(b, &known, stat.mode)?;
@@ -566,6 +563,31 @@ impl Worktree {
             None => known.identity = identity,
         }
         b.put(&parent, name, &known)
+    }
+
+    /// A file system was mounted over a directory, or is not mounted there any more: what was in
+    /// it was not deleted. True if that was anything, which then waits for the user, or for
+    /// the directory to be as before.
+    fn hold_beneath(
+        &mut self,
+        b: &mut Batch<'_>,
+        path: &RelPath,
+        known: &Entry,
+    ) -> Result<bool, StoreError> {
+        let below = b.index.children(&known.node)?;
+        if below.is_empty() {
+            return Ok(false);
+        }
+        for (name, entry) in below {
+            if let Ok(path) = path.join(&name) {
+                self.vacated.remove(&(known.node, name));
+                self.breaker.held_mut().local.insert(entry.node, path);
+            }
+        }
+        let what = "another file system is mounted here than before: what was in it is not \
+                    deleted; `pacsync deletes` settles it if this is to stay";
+        self.fault(path, what.into(), b.now);
+        Ok(true)
     }
 
     fn write_mode(
