@@ -373,3 +373,68 @@ fn two_new_files_of_one_name_made_while_one_was_down_are_both_kept() {
     assert_eq!((a.conflicts(), b.conflicts()), (1, 1), "{}", b.status());
     assert_eq!(a.tree().files(), 1);
 }
+
+#[test]
+fn a_directory_that_took_a_deleted_files_place_is_kept() {
+    let (a, b) = one_down(
+        |a| write(a.root.join("notes"), "a file"),
+        |a| fs::remove_file(a.root.join("notes")).expect("removes"),
+        |b| {
+            fs::remove_file(b.root.join("notes")).expect("removes");
+            for at in 0..50 {
+                write(b.root.join(format!("notes/{at}")), format!("note {at}"));
+            }
+        },
+    );
+    for device in [&a, &b] {
+        assert_eq!(content(device, "notes/49"), "note 49");
+        assert_eq!(device.tree().files(), 50);
+    }
+}
+
+#[test]
+fn what_stands_where_something_is_moved_to_becomes_one_with_it() {
+    let (a, b) = one_down(
+        |a| {
+            write(a.root.join("d/inner"), "moved");
+            write(a.root.join("f"), "moved");
+        },
+        |a| {
+            fs::rename(a.root.join("d"), a.root.join("e")).expect("moves");
+            fs::rename(a.root.join("f"), a.root.join("g")).expect("moves");
+        },
+        |b| {
+            write(b.root.join("e/own"), "own");
+            write(b.root.join("g"), "own");
+        },
+    );
+    for device in [&a, &b] {
+        assert_eq!(content(device, "e/inner"), "moved");
+        assert_eq!(content(device, "e/own"), "own");
+        assert!(!device.root.join("d").exists() && !device.root.join("f").exists());
+        let shown = content(device, "g");
+        assert!(shown == "moved" || shown == "own", "{shown}");
+        assert_eq!(device.conflicts(), 1, "the other content of g is kept");
+    }
+}
+
+#[test]
+fn directories_that_trade_places_with_what_is_in_them_do_so_elsewhere() {
+    let (a, b) = one_down(
+        |a| {
+            write(a.root.join("outer/inner/deep"), "deep");
+            write(a.root.join("outer/beside"), "beside");
+        },
+        |a| {
+            fs::rename(a.root.join("outer/inner"), a.root.join("aside")).expect("moves");
+            fs::rename(a.root.join("outer"), a.root.join("aside/inner")).expect("moves");
+            fs::rename(a.root.join("aside"), a.root.join("outer")).expect("moves");
+        },
+        |_| {},
+    );
+    for device in [&a, &b] {
+        assert_eq!(content(device, "outer/deep"), "deep");
+        assert_eq!(content(device, "outer/inner/beside"), "beside");
+        assert_eq!(device.tree().files(), 2);
+    }
+}

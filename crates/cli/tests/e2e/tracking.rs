@@ -74,11 +74,98 @@ fn what_is_forgotten_stays_on_disk_and_comes_back_when_added_again() {
     b.wait();
     in_step(&a, &b);
     assert!(b.root.join("dir/two").exists() && b.root.join("dir/three").exists());
-    // What differed when they met is one content on both disks.
+    // What differed when they met: the pac's shows, its own is kept and listed once.
     let shown = fs::read_to_string(a.root.join("dir/one")).expect("is there");
-    assert!(shown == "1" || shown == "only here", "{shown}");
+    assert_eq!(shown, "1");
+    assert_eq!((a.conflicts(), b.conflicts()), (0, 0));
     write(b.root.join("dir/after"), "tracked again");
     a.comes_to_show(&b);
+}
+
+#[test]
+fn what_is_deleted_elsewhere_while_forgotten_stays_on_disk() {
+    let (a, b) = Device::pair_of();
+    write(a.root.join("dir/one"), "1");
+    write(a.root.join("dir/two"), "2");
+    write(a.root.join("other"), "3");
+    in_step(&a, &b);
+    // B hears of the delete, of the edit and of the end of tracking in one go.
+    b.down();
+    fs::remove_file(a.root.join("dir/one")).expect("removes");
+    write(a.root.join("dir/two"), "edited");
+    a.scan();
+    let dir = a.root.join("dir");
+    a.ok(["forget", dir.to_str().expect("text")]);
+    b.restart();
+    a.wait();
+    b.wait();
+    assert_eq!(
+        fs::read_to_string(b.root.join("dir/one")).expect("is there"),
+        "1"
+    );
+    assert_eq!(
+        fs::read_to_string(b.root.join("dir/two")).expect("is there"),
+        "2"
+    );
+    fs::rename(a.root.join("other"), a.root.join("renamed")).expect("moves");
+    a.wait();
+    assert!(b.root.join("renamed").exists());
+}
+
+#[test]
+fn the_daemons_own_home_beneath_what_is_tracked_is_no_part_of_it() {
+    let mut a = Device::new("a");
+    a.home = a.root.join("own/pac");
+    fs::create_dir(a.root.join("own")).expect("creates");
+    a.up();
+    a.ok(["add".as_ref(), a.root.as_os_str()]);
+    let key = fs::read(a.home.join("device.key")).expect("a key");
+    let b = Device::new("b");
+    b.pair_with(&a);
+    b.wait();
+    // At the same place another device has files of the same names.
+    write(b.root.join("own/pac/device.key"), "not a key");
+    write(b.root.join("own/pac/more"), "more");
+    write(a.root.join("own/file"), "1");
+    b.scan();
+    b.until("A's file", |b| {
+        b.root.join("own/file").exists().then_some(())
+    });
+    a.scan();
+    assert_eq!(fs::read(a.home.join("device.key")).expect("a key"), key);
+    assert!(!a.home.join("more").exists());
+    assert_eq!(
+        fs::read_to_string(b.root.join("own/pac/device.key")).expect("is there"),
+        "not a key"
+    );
+    assert!(!b.root.join("own/pac/replica.redb").exists());
+    // The rest goes on.
+    write(b.root.join("own/later"), "2");
+    b.scan();
+    a.until("B's file", |a| {
+        a.root.join("own/later").exists().then_some(())
+    });
+}
+
+#[test]
+fn a_space_inside_what_is_tracked_belongs_to_itself_alone() {
+    let (a, b) = Device::pair_of();
+    let photos = a.root.join("photos");
+    fs::create_dir(&photos).expect("creates");
+    a.ok([
+        "space".as_ref(),
+        "create".as_ref(),
+        "photos".as_ref(),
+        "--at".as_ref(),
+        photos.as_os_str(),
+    ]);
+    write(photos.join("one"), "1");
+    write(a.root.join("two"), "2");
+    a.wait();
+    assert_eq!(a.space("photos")["files"], 1);
+    assert_eq!(a.space("home")["files"], 1);
+    assert!(b.root.join("two").exists());
+    assert!(!b.root.join("photos/one").exists());
 }
 
 #[test]

@@ -128,6 +128,45 @@ fn delete_behind_b(pair: &Pair) {
     });
     let output = pair.b.run(["wait", "--timeout", "20", "--json"]);
     assert_eq!(output.status.code(), Some(5));
+    // The other device is not told that all is on B's disk.
+    let output = pair.a.run(["wait", "--timeout", "3", "--json"]);
+    assert_eq!(output.status.code(), Some(5));
+    assert_eq!(pair.a.status()["in_sync"], false);
+}
+
+#[test]
+fn deletes_from_elsewhere_are_held_over_a_restart() {
+    let (pair, before) = stocked();
+    delete_behind_b(&pair);
+    pair.b.kill();
+    pair.b.up();
+    eventually("they are held again", || {
+        (held(&pair.b.status()) == 180).then_some(())
+    });
+    assert_eq!(listing(&pair.b.root), before);
+}
+
+#[test]
+fn a_directory_that_went_behind_a_symlink_was_not_deleted() {
+    let pair = Pair::staged(Stage::Here, Stage::Here, |anna, _| {
+        let docs = anna.root.join("docs");
+        fs::create_dir(&docs).expect("makes it");
+        for at in 0..150 {
+            fs::write(docs.join(format!("{at}")), format!("document {at}")).expect("writes");
+        }
+        fs::write(anna.root.join("beside"), b"beside").expect("writes");
+    });
+    pair.converge();
+    let before = listing(&pair.b.root);
+    let (docs, away) = (pair.a.root.join("docs"), pair.outside().join("docs"));
+    fs::rename(&docs, &away).expect("moves it");
+    std::os::unix::fs::symlink(&away, &docs).expect("links");
+    pair.a.ok(&["scan"]);
+    assert_eq!(held(&pair.a.status()), 151);
+    assert_eq!(listing(&pair.b.root), before);
+    pair.a.ok(&["deletes", "--apply"]);
+    pair.converge();
+    assert!(pair.b.root.join("docs").is_symlink());
 }
 
 #[test]

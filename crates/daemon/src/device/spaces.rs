@@ -354,6 +354,7 @@ impl Device {
         })()
         .map_err(|error: StoreError| store_error(&error))?;
         self.committed(committed, None, now)
+            .and_then(|()| self.refresh_tracking(now))
             .map_err(|error| store_error(&error))?;
         self.event(EventKind::Space {
             space: name.to_owned(),

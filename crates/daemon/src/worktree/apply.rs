@@ -603,8 +603,9 @@ impl Worktree {
                         }
                         displaced
                     }
-                    (Outcome::Moved { entry }, Step::Move { to, .. }) => {
+                    (Outcome::Moved { entry }, Step::Move { from, to, .. }) => {
                         index.put(&to.parent, &to.name, &entry)?;
+                        marks.push(from.parent);
                         if entry.kind == Kind::Dir {
                             self.queue.deep(to.path.clone(), cx.now.ms);
                         }

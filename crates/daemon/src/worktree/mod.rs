@@ -165,6 +165,8 @@ pub struct Worktree {
     unwatched: bool,
     /// When everything is looked at whatever the watches told.
     verify_at: u64,
+    /// Paths that became tracked and were not looked at since: they are bound as at a first join.
+    binding: Vec<RelPath>,
     /// What changed on disk before the start is known: only then anything is applied.
     scanned_once: bool,
     check_root_at: u64,
@@ -398,6 +400,9 @@ impl Worktree {
             self.settle_step(cx, &mut progress)?;
             let settled = self.vacated.is_empty() && self.settling.is_empty();
             let all_seen = settled && self.walks.is_empty() && self.queue.is_idle_at(cx.now.ms);
+            if all_seen {
+                self.binding.clear();
+            }
             if all_seen && !self.scanned_once {
                 self.scanned_once = true;
                 self.forget_strays(cx.store)?;
@@ -550,7 +555,12 @@ impl Worktree {
         if tracking == self.tracking {
             return Ok(());
         }
-        self.tracking = tracking;
+        let before = std::mem::replace(&mut self.tracking, tracking);
+        let all = before.entries().chain(self.tracking.entries());
+        let new = all.map(|(path, _)| path).filter(|path| {
+            self.tracking.class(path) == Class::Tracked && before.class(path) != Class::Tracked
+        });
+        self.binding.extend(new.cloned());
         let txn = cx.store.begin()?;
         {
             let mut index = txn.index(self.no)?;

@@ -55,8 +55,15 @@ impl Worktree {
         let rep = b.tree.representative(&node)?;
         self.unwait(&node);
         self.unwait(&rep);
-        if rep != node && self.rebind(b, node, rep)? == Rebound::InTheWay {
-            return self.plan_removal(b, node);
+        if rep != node {
+            match self.rebind(b, node, rep)? {
+                Rebound::Done => {}
+                Rebound::InTheWay => return self.plan_removal(b, node),
+                Rebound::Emptying => {
+                    self.mark([rep]);
+                    return Ok(Plan::Wait);
+                }
+            }
         }
         let Some(state) = b.tree.node(&rep)? else {
             return Ok(Plan::Done);
@@ -800,7 +807,7 @@ impl Worktree {
             }
             // Both directories are on disk: the children move over, then this one goes.
             self.mark(children.into_iter().map(|(_, entry)| entry.node));
-            return Ok(Rebound::Done);
+            return Ok(Rebound::Emptying);
         }
         entry.node = rep;
         b.index.remove(&parent, &name)?;
@@ -813,10 +820,13 @@ impl Worktree {
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
 enum Rebound {
+    /// Its name on disk, if it has one, is the other's now.
     Done,
+    /// It stands beside the other and is to go.
     InTheWay,
+    /// The same once its entries have moved to the other; the last of them marks it again.
+    Emptying,
 }
 
 enum Wanted {

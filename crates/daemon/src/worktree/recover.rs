@@ -134,6 +134,7 @@ impl Worktree {
             wants_reopen: false,
             unwatched: false,
             verify_at: cx.now.ms + super::VERIFY_MS,
+            binding: vec![],
             scanned_once: false,
             check_root_at: 0,
         };

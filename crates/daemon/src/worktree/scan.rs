@@ -728,7 +728,7 @@ impl Worktree {
                 Met::Bound(read, shown.row)
             }
             // In normal use nobody has chosen one of the two: their contents stand side by side.
-            (Some(_), Some(read)) if self.phase == Phase::Live => Met::Beside {
+            (Some(_), Some(read)) if !self.is_binding(path) => Met::Beside {
                 read: Some(read),
                 one: true,
             },
@@ -776,6 +776,11 @@ impl Worktree {
                 Ok(())
             }
         }
+    }
+
+    /// Whether what stands at a path is looked at for the first time since it is tracked.
+    fn is_binding(&self, path: &RelPath) -> bool {
+        self.phase == Phase::FirstScan || self.binding.iter().any(|root| path.starts_with(root))
     }
 
     /// Writes what was read as a content of a node, with all that is known of it behind.
