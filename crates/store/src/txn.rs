@@ -960,8 +960,8 @@ struct Behind<'t> {
 
 impl Causality for Behind<'_> {
     fn saw(&self, later: Carrier, earlier: Carrier) -> bool {
-        if later.log == earlier.log {
-            return earlier.seq <= later.seq;
+        if later.log == earlier.log && earlier.seq <= later.seq {
+            return true;
         }
         let look = || -> Result<bool, StoreError> {
             let table = self.tx.open_table(SEGMENT_INDEX)?;
@@ -969,7 +969,12 @@ impl Causality for Behind<'_> {
             let Some(item) = range.next() else {
                 return Ok(false);
             };
-            let record: SegmentRecord = cbor::decode("segment record", item?.1.value())?;
+            let (key, record) = item?;
+            if later.log == earlier.log {
+                // The order within a segment says nothing: it applies as a whole.
+                return Ok(earlier.seq <= key.value().1);
+            }
+            let record: SegmentRecord = cbor::decode("segment record", record.value())?;
             Ok(record
                 .past
                 .iter()

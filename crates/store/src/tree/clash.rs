@@ -45,7 +45,7 @@ impl TreeTables<'_> {
             for kind in [Kind::Dir, Kind::File, Kind::Symlink] {
                 let (of_kind, rest) = claims.into_iter().partition(|claim| claim.kind == kind);
                 claims = rest;
-                if let Some(winner) = clash(of_kind, causality, unify) {
+                if let Some(winner) = self.clash(of_kind, causality, unify)? {
                     shown = shown.or(Some(winner));
                 }
             }
@@ -92,29 +92,59 @@ impl TreeTables<'_> {
         claims.sort_unstable_by_key(|claim| (claim.adopted, claim.node));
         Ok(claims)
     }
-}
 
-/// The winner among groups of one kind, in order of preference; adds what unifies the others with it.
-fn clash(claims: Vec<Claim>, causality: &dyn Causality, unify: &mut Vec<Row>) -> Option<NodeId> {
-    // Who had seen the other's placement comes later; in one segment neither does.
-    let saw = |later: &Claim, earlier: &Claim| {
-        let seen = |by: &Carrier| earlier.carriers.iter().any(|of| causality.saw(*by, *of));
-        later.carriers.iter().any(seen)
-    };
-    let after = |later: &Claim, earlier: &Claim| saw(later, earlier) && !saw(earlier, later);
-    let stays = |claim: &&Claim| {
-        !claims
-            .iter()
-            .any(|other| other.node != claim.node && after(other, claim))
-    };
-    let mut staying = claims.iter().filter(stays);
-    let winner = staying.next().or(claims.first())?;
-    for loser in staying {
-        let keys = Keys {
-            into: Some(winner.node),
-            ..Keys::default()
+    /// The winner among groups of one kind, in order of preference; adds what unifies the others with it.
+    fn clash(
+        &mut self,
+        claims: Vec<Claim>,
+        causality: &dyn Causality,
+        unify: &mut Vec<Row>,
+    ) -> Result<Option<NodeId>, TreeError> {
+        let mut staying = vec![];
+        for claim in &claims {
+            let mut stays = true;
+            for other in &claims {
+                if stays && other.node != claim.node {
+                    stays = !self.displaces(other, claim, causality)?;
+                }
+            }
+            if stays {
+                staying.push(claim);
+            }
+        }
+        let mut staying = staying.into_iter();
+        let Some(winner) = staying.next().or(claims.first()) else {
+            return Ok(None);
         };
-        unify.push(Row::new(loser.node, vec![loser.birth], keys));
+        for loser in staying {
+            let keys = Keys {
+                into: Some(winner.node),
+                ..Keys::default()
+            };
+            unify.push(Row::new(loser.node, vec![loser.birth], keys));
+        }
+        Ok(Some(winner.node))
     }
-    Some(winner.node)
+
+    /// True if whoever placed one had seen the other there, alive. In one segment both had seen
+    /// each other, and neither displaces.
+    fn displaces(
+        &mut self,
+        later: &Claim,
+        earlier: &Claim,
+        causality: &dyn Causality,
+    ) -> Result<bool, TreeError> {
+        let saw =
+            |by: &Carrier, placed: &Claim| placed.carriers.iter().any(|of| causality.saw(*by, *of));
+        if earlier.carriers.iter().any(|by| saw(by, later)) {
+            return Ok(false);
+        }
+        let group = self.b.group(&earlier.node)?.clone();
+        for by in &later.carriers {
+            if saw(by, earlier) && self.was_alive(&group, *by, causality)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
 }

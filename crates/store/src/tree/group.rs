@@ -27,9 +27,7 @@ impl TreeTables<'_> {
         carrier: Carrier,
     ) -> Result<Inserted, TreeError> {
         if self.b.has_row(&id)? {
-            if row.keys.at.is_some() {
-                self.come_again(id, row, carrier)?;
-            }
+            self.come_again(id, row, carrier)?;
             return Ok(Inserted::Known);
         }
         self.b.trim()?;
@@ -73,10 +71,13 @@ impl TreeTables<'_> {
         Ok(Inserted::New)
     }
 
-    /// Two devices that do the same write the same row. For who had seen a placement, each of
-    /// its carriers counts, or it would matter which came first.
+    /// Two devices that do the same write the same row. For who had seen it, each of its carriers
+    /// counts, or it would matter which came first.
     fn come_again(&mut self, id: RowId, row: &Row, carrier: Carrier) -> Result<(), TreeError> {
         if self.link(&id)?.carrier == carrier || !self.b.put_carrier(&id, carrier)? {
+            return Ok(());
+        }
+        if row.keys.at.is_none() {
             return Ok(());
         }
         let rep = self.b.rep(&row.node)?;

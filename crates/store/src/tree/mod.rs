@@ -29,8 +29,10 @@
 //!   kinds it is simply the last placement. What is placed beneath a node that is no directory,
 //!   or is not shown, is kept and not rendered.
 //! - **Clash.** Among live groups at one path directory beats file beats symlink. Within a kind, a
-//!   group whose placement another's writer had seen steps back; if several remain, all must be
-//!   unified into the least (adopted, id), which shows until then.
+//!   group steps back whose placement another's writer had seen while the group was alive; if
+//!   several remain, all must be unified into the least (adopted, id), which shows until then. Who
+//!   had seen a group there only dead made room for none: its later revival is concurrent. For
+//!   that a directory's own `life` counts, not what lived beneath it then.
 //!
 //! # Cost
 //!
@@ -50,6 +52,7 @@ mod record;
 mod replay;
 mod settle;
 mod tables;
+mod view;
 
 #[cfg(test)]
 mod model;
@@ -74,7 +77,8 @@ pub struct Carrier {
 
 /// What the segments know about each other.
 pub trait Causality {
-    /// True if the segment with entry `later` is the one with `earlier` or has it in its past.
+    /// True if the segment with entry `later` is the one with `earlier` or has it in its past. The
+    /// past of an applied segment never changes.
     fn saw(&self, later: Carrier, earlier: Carrier) -> bool;
 }
 

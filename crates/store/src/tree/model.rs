@@ -109,11 +109,14 @@ impl Model {
 
     /// Rows of a group that write something, without those behind another.
     fn newest(&self, rep: &NodeId, writes: impl Fn(&Row) -> bool) -> Vec<RowId> {
-        let writing: Vec<RowId> = self
-            .rows_of(rep)
-            .into_iter()
+        self.newest_among(&self.rows_of(rep), writes)
+    }
+
+    fn newest_among(&self, rows: &[(RowId, &Row)], writes: impl Fn(&Row) -> bool) -> Vec<RowId> {
+        let writing: Vec<RowId> = rows
+            .iter()
             .filter(|(_, row)| writes(row))
-            .map(|(id, _)| id)
+            .map(|(id, _)| *id)
             .collect();
         let shadowed = |id: &RowId| writing.iter().any(|other| self.is_behind(id, other));
         writing.iter().filter(|id| !shadowed(id)).copied().collect()
@@ -128,8 +131,11 @@ impl Model {
     }
 
     fn is_covered(&self, rep: &NodeId, content: &RowId) -> bool {
-        let behind_dead = self
-            .rows_of(rep)
+        self.is_covered_by(&self.rows_of(rep), content)
+    }
+
+    fn is_covered_by(&self, rows: &[(RowId, &Row)], content: &RowId) -> bool {
+        let behind_dead = rows
             .iter()
             .any(|(id, row)| row.keys.life == Some(Life::Dead) && self.is_behind(content, id));
         let sides: Vec<&RowId> = self.rows[content]
@@ -141,7 +147,7 @@ impl Model {
         behind_dead
             || (self.keys(content).merge.is_some()
                 && !sides.is_empty()
-                && sides.iter().all(|side| self.is_covered(rep, side)))
+                && sides.iter().all(|side| self.is_covered_by(rows, side)))
     }
 
     /// Values of the content register, best first.
@@ -218,19 +224,29 @@ impl Model {
 
     fn is_alive(&self, rep: &NodeId, places: &BTreeMap<NodeId, (NodeId, Name, RowId)>) -> bool {
         let kind = self.kind(rep);
-        if matches!(kind, Kind::Other(_)) {
-            return true;
+        matches!(kind, Kind::Other(_))
+            || self.lives_by(rep, &self.rows_of(rep))
+            || (kind == Kind::Dir && self.live_children(rep, places) > 0)
+    }
+
+    /// Whether some of a group's rows alone make it alive.
+    fn lives_by(&self, rep: &NodeId, rows: &[(RowId, &Row)]) -> bool {
+        let contents = self.newest_among(rows, |row| row.keys.content.is_some());
+        if self.kind(rep) != Kind::Dir && !contents.is_empty() {
+            return !contents.iter().all(|id| self.is_covered_by(rows, id));
         }
-        let contents = self.newest(rep, |row| row.keys.content.is_some());
-        if kind != Kind::Dir && !contents.is_empty() {
-            return !contents.iter().all(|id| self.is_covered(rep, id));
-        }
-        let lives = self.newest(rep, |row| row.keys.life.is_some());
-        let dead = !lives.is_empty()
-            && lives
-                .iter()
-                .all(|id| self.keys(id).life == Some(Life::Dead));
-        !dead || (kind == Kind::Dir && self.live_children(rep, places) > 0)
+        let lives = self.newest_among(rows, |row| row.keys.life.is_some());
+        let all_dead = lives
+            .iter()
+            .all(|id| self.keys(id).life == Some(Life::Dead));
+        lives.is_empty() || !all_dead
+    }
+
+    /// Whether a group lived for the writer of an entry.
+    fn lived_for(&self, rep: &NodeId, by: Carrier, causality: &dyn Causality) -> bool {
+        let mut rows = self.rows_of(rep);
+        rows.retain(|(id, _)| self.rows[id].1.iter().any(|of| causality.saw(by, *of)));
+        self.lives_by(rep, &rows)
     }
 
     fn live_children(&self, rep: &NodeId, places: &BTreeMap<NodeId, (NodeId, Name, RowId)>) -> u64 {
@@ -318,8 +334,13 @@ impl Model {
         let mut unify = vec![];
         for ((parent, name), nodes) in &paths {
             let carriers = |node: &NodeId| self.rows[&places[node].2].1.iter();
-            let saw = |later: &NodeId, earlier: &NodeId| {
-                carriers(later).any(|by| carriers(earlier).any(|of| causality.saw(*by, *of)))
+            let saw = |by: &Carrier, earlier: &NodeId| {
+                carriers(earlier).any(|of| causality.saw(*by, *of))
+            };
+            let displaces = |later: &NodeId, earlier: &NodeId| {
+                !carriers(earlier).any(|by| saw(by, later))
+                    && carriers(later)
+                        .any(|by| saw(by, earlier) && self.lived_for(earlier, *by, causality))
             };
             let mut winners = vec![];
             for kind in [Kind::Dir, Kind::File, Kind::Symlink] {
@@ -328,11 +349,8 @@ impl Model {
                     .filter(|node| self.kind(node) == kind)
                     .copied()
                     .collect();
-                let stepped_back = |node: &NodeId| {
-                    of_kind
-                        .iter()
-                        .any(|other| saw(other, node) && !saw(node, other))
-                };
+                let stepped_back =
+                    |node: &NodeId| of_kind.iter().any(|other| displaces(other, node));
                 let mut staying: Vec<NodeId> = of_kind
                     .iter()
                     .filter(|node| !stepped_back(node))

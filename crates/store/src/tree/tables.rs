@@ -7,7 +7,7 @@
 //! | places | space, parent, name, NUL, node | 1 shown, 0 hidden; live groups only |
 //! | dir moves | space, stamp, row id | node, parent, as the row names them |
 //! | conflicts | space, 0, node or space, 1, parent, name | nothing |
-//! | carriers | space, row id, log, entry | nothing; later carriers of a placement |
+//! | carriers | space, row id, log, entry | nothing; carriers of a row after the first |
 //! | totals | space | counters |
 //! | pending | space, number | what the next settle has to look at |
 

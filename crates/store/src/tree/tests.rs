@@ -2,6 +2,7 @@
 
 mod generated;
 mod measure;
+mod revived;
 mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -7,19 +7,19 @@ const E: u32 = 2;
 
 /// Devices that write and hear of each other.
 #[derive(Default)]
-struct Story {
-    history: History,
+pub(super) struct Story {
+    pub(super) history: History,
     views: BTreeMap<u32, BTreeSet<usize>>,
 }
 
 impl Story {
-    fn write(&mut self, device: u32, rows: &[&Row]) {
+    pub(super) fn write(&mut self, device: u32, rows: &[&Row]) {
         let view = self.views.entry(device).or_default();
         let rows = rows.iter().map(|row| (*row).clone()).collect();
         view.insert(self.history.write(device, view, rows));
     }
 
-    fn hear(&mut self, device: u32, from: u32) {
+    pub(super) fn hear(&mut self, device: u32, from: u32) {
         let heard = self.views.get(&from).cloned().unwrap_or_default();
         self.views.entry(device).or_default().extend(heard);
     }
@@ -68,14 +68,18 @@ fn born(id: u8, kind: Kind, parent: NodeId, text: &str, stamp: u64) -> Row {
     Row::new(node(id), vec![], keys)
 }
 
-fn file(id: u8, text: &str, stamp: u64, value: u8) -> Row {
-    let mut row = born(id, Kind::File, NodeId::ROOT, text, stamp);
+pub(super) fn file(id: u8, text: &str, stamp: u64, value: u8) -> Row {
+    file_in(id, NodeId::ROOT, text, stamp, value)
+}
+
+pub(super) fn file_in(id: u8, parent: NodeId, text: &str, stamp: u64, value: u8) -> Row {
+    let mut row = born(id, Kind::File, parent, text, stamp);
     row.keys.content = content(value);
     row.keys.mode = Some(0o644);
     row
 }
 
-fn dir(id: u8, text: &str, stamp: u64) -> Row {
+pub(super) fn dir(id: u8, text: &str, stamp: u64) -> Row {
     born(id, Kind::Dir, NodeId::ROOT, text, stamp)
 }
 
@@ -84,7 +88,7 @@ fn after(past: &[&Row], keys: Keys) -> Row {
     Row::new(node, past.iter().map(|row| row.id()).collect(), keys)
 }
 
-fn edit(past: &[&Row], value: u8) -> Row {
+pub(super) fn edit(past: &[&Row], value: u8) -> Row {
     after(
         past,
         Keys {
@@ -94,7 +98,7 @@ fn edit(past: &[&Row], value: u8) -> Row {
     )
 }
 
-fn life(past: &[&Row], life: Life) -> Row {
+pub(super) fn life(past: &[&Row], life: Life) -> Row {
     after(
         past,
         Keys {
@@ -104,7 +108,7 @@ fn life(past: &[&Row], life: Life) -> Row {
     )
 }
 
-fn dead(past: &[&Row]) -> Row {
+pub(super) fn dead(past: &[&Row]) -> Row {
     life(past, Life::Dead)
 }
 
@@ -118,7 +122,7 @@ fn mode(past: &[&Row], mode: u16) -> Row {
     )
 }
 
-fn go(past: &[&Row], parent: NodeId, text: &str, stamp: u64) -> Row {
+pub(super) fn go(past: &[&Row], parent: NodeId, text: &str, stamp: u64) -> Row {
     after(
         past,
         Keys {
