@@ -13,5 +13,5 @@ pub mod tree;
 pub mod txn;
 
 pub use error::{Refusal, StoreError};
-pub use replica::{Committed, Identity, NewSegment, Space, Store};
+pub use replica::{Committed, Identity, NewSegment, Space, Store, Waiting};
 pub use txn::Txn;

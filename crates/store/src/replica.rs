@@ -260,6 +260,31 @@ impl Store {
         Ok(vector)
     }
 
+    /// Logs of which more is held than applied: something that they rest on is not here.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn waiting(&self) -> Result<Vec<Waiting>, StoreError> {
+        let tx = self.db.begin_read()?;
+        let mut waiting = vec![];
+        for item in tx.open_table(LOGS)?.iter()? {
+            let (_, bytes) = item?;
+            let record: LogRecord = cbor::decode("log record", bytes.value())?;
+            let space = self.spaces.values().find(|space| space.no == record.space);
+            if record.applied < record.held
+                && let Some(space) = space
+            {
+                waiting.push(Waiting {
+                    space: space.id,
+                    log: record.id,
+                    applied: record.applied,
+                    held: record.held,
+                });
+            }
+        }
+        Ok(waiting)
+    }
+
     /// Highest clock of the space's applied segments.
     ///
     /// # Errors
@@ -529,6 +554,19 @@ pub(crate) fn unlock(
         .find(|epoch| !parents.contains(*epoch))
         .copied();
     space
+}
+
+/// A log whose next segment waits for something that it rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// The space.
+    pub space: SpaceId,
+    /// The log.
+    pub log: LogId,
+    /// Its last entry in the derived state; 0 for none.
+    pub applied: Seq,
+    /// Its last durable entry.
+    pub held: Seq,
 }
 
 /// A segment that became durable.

@@ -1,4 +1,4 @@
-//! Acks: who has what on disk.
+//! Acks: who has what on disk; and what cannot get there because it rests on something missing.
 
 use pacsync_protocol::ack::{Ack, VerifiedAck};
 use pacsync_protocol::session::Input;
@@ -11,6 +11,8 @@ use crate::worktree::Now;
 
 /// Own acks that nobody asked for are told this long after a change, at most so often.
 const TELL_MS: u64 = 250;
+/// What waits for longer is shown.
+const WAITING_LONG_MS: u64 = 60_000;
 
 impl Device {
     pub(super) fn load_acks(&mut self) -> Result<(), StoreError> {
@@ -56,14 +58,16 @@ impl Device {
     }
 
     /// This device's word on a space, if its disk shows what the tree says.
-    fn own_ack(&self, space: &SpaceId, now: Now) -> Result<Option<VerifiedAck>, StoreError> {
+    pub(super) fn own_ack(&self, space: &SpaceId, now: Now) -> Result<Option<VerifiedAck>, StoreError> {
         let Some(worktree) = self.worktrees.get(space) else {
             return Ok(None);
         };
-        let vector = self.store.applied(space)?;
-        if !worktree.is_applied() || !vector.covers(&self.store.held(space)?) {
+        if !worktree.is_applied() {
             return Ok(None);
         }
+        // What is held and rests on something missing is no part of it, or one broken log would
+        // keep everybody from ever being in step.
+        let vector = self.store.applied(space)?;
         let ack = Ack {
             device: self.store.identity().keys.id(),
             space: *space,
@@ -137,7 +141,34 @@ impl Device {
         let Some(ack) = self.acks.get(&(*space, *device)) else {
             return Ok(false);
         };
-        let held = self.store.held(space)?;
-        Ok(ack.ack().vector.covers(&held) && held.covers(&ack.ack().vector))
+        let applied = self.store.applied(space)?;
+        Ok(ack.ack().vector.covers(&applied) && applied.covers(&ack.ack().vector))
+    }
+
+    /// Notes since when held segments wait for what they rest on; from the start of this run on
+    /// for those that waited before.
+    pub(super) fn note_waiting(&mut self, now: Now) -> Result<(), StoreError> {
+        let before = std::mem::take(&mut self.waiting);
+        for log in self.store.waiting()? {
+            let key = (log.space, log.log);
+            let since = match before.get(&key) {
+                Some((applied, since)) if *applied == log.applied => *since,
+                _ => now.ms,
+            };
+            self.waiting.insert(key, (log.applied, since));
+        }
+        Ok(())
+    }
+
+    /// Who wrote what has waited for long, and in which space.
+    pub(super) fn waiting_long(&self, now: Now) -> Vec<(DeviceId, SpaceId)> {
+        let long = self
+            .waiting
+            .iter()
+            .filter(|(_, (_, since))| now.ms >= since.saturating_add(WAITING_LONG_MS));
+        let mut all: Vec<_> = long.map(|((space, log), _)| (log.device, *space)).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 }

@@ -11,6 +11,8 @@ mod dial;
 mod sessions;
 mod spaces;
 mod status;
+#[cfg(test)]
+mod tests;
 mod waiters;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -20,7 +22,7 @@ use std::path::Path;
 use pacsync_protocol::ack::VerifiedAck;
 use pacsync_protocol::crypto::Entropy;
 use pacsync_protocol::session::{Input, Origin};
-use pacsync_protocol::{DeviceId, SpaceId};
+use pacsync_protocol::{DeviceId, LogId, Seq, SpaceId};
 use pacsync_store::content::packs::PackStore;
 use pacsync_store::{Committed, Store, StoreError};
 
@@ -90,6 +92,8 @@ pub struct Device {
     acks: BTreeMap<(SpaceId, DeviceId), VerifiedAck>,
     /// Spaces whose own ack is to be told, and from when on.
     own_acks_due: BTreeMap<SpaceId, u64>,
+    /// Logs with held segments that cannot be applied yet: up to where they are, and since when.
+    waiting: BTreeMap<(SpaceId, LogId), (Seq, u64)>,
     events: VecDeque<EventKind>,
     last_seen: BTreeMap<DeviceId, u64>,
     was_in_sync: bool,
@@ -124,6 +128,7 @@ impl Device {
             waiters: vec![],
             acks: BTreeMap::new(),
             own_acks_due: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             events: VecDeque::new(),
             last_seen: BTreeMap::new(),
             was_in_sync: false,
@@ -140,6 +145,7 @@ impl Device {
             }
         }
         device.load_acks()?;
+        device.note_waiting(now)?;
         device.open_spaces(now)?;
         Ok(device)
     }
@@ -287,6 +293,9 @@ impl Device {
         }
         if committed.roster {
             self.roster_changed(now)?;
+        }
+        if !committed.segments.is_empty() || !committed.applied.is_empty() {
+            self.note_waiting(now)?;
         }
         self.check_joins(now)?;
         Ok(())

@@ -482,7 +482,7 @@ impl Device {
         })
     }
 
-    fn ingest(
+    pub(super) fn ingest(
         &mut self,
         space: SpaceId,
         from: &DeviceId,

@@ -237,12 +237,23 @@ impl Device {
             held_deletes,
             problems,
             needs_user,
-            notices: self.notices()?,
+            notices: self.notices(now)?,
         })
     }
 
-    fn notices(&self) -> Result<Vec<Notice>, StoreError> {
+    fn notices(&self, now: Now) -> Result<Vec<Notice>, StoreError> {
         let mut notices = vec![];
+        for (device, space) in self.waiting_long(now).into_iter().take(NOTICE_PATHS) {
+            notices.push(Notice {
+                what: format!(
+                    "something that {} wrote in {} is here and cannot be used: what it rests on \
+                     has not come from any device",
+                    self.device_name(&device),
+                    self.space_name(&space)
+                ),
+                paths: vec![],
+            });
+        }
         for space in self.store.spaces() {
             let tx = self.store.read()?;
             let aside = IndexReader::new(&tx, space.no).set_aside()?;

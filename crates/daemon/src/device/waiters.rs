@@ -278,16 +278,16 @@ impl Device {
                     self.device_name(device),
                     self.space_name(space)
                 ));
-                let held = self.store.held(space)?;
+                let applied = self.store.applied(space)?;
                 // Who is only reached through others may ack at any time: asked for anew.
                 let indirect = connected.iter().all(|(_, other)| other != device);
                 // Acks of devices that are not connected come through those that are.
                 for (conn, other) in &connected {
                     let via = wait.device.is_none().then_some(*device);
                     if via.is_none_or(|device| device == *other)
-                        && (wait.asked.get(&(*conn, *space)) != Some(&held) || indirect)
+                        && (wait.asked.get(&(*conn, *space)) != Some(&applied) || indirect)
                     {
-                        wait.asked.insert((*conn, *space), held.clone());
+                        wait.asked.insert((*conn, *space), applied.clone());
                         asks.push((*conn, *space));
                     }
                 }

@@ -1,0 +1,196 @@
+//! The device without sockets: a real home, replica and disk in a directory.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use pacsync_protocol::crypto::Key;
+use pacsync_protocol::identity::DeviceName;
+use pacsync_protocol::segment::{Draft, Entry};
+use pacsync_protocol::{Dep, DeviceId, EpochId, Head, Incarnation, LogId, ShortHash, SpaceId};
+use pacsync_store::content::packs::{DiskFiles, PackStore};
+use rand_core::SeedableRng;
+use tempfile::TempDir;
+
+use super::{Device, Parts, Transport};
+use crate::disk::{Disk, LinuxDisk};
+use crate::home::{FoundOptions, Home, found};
+use crate::net::{CloseCode, ConnId, Discovery, Lane};
+use crate::worktree::Now;
+
+struct Nowhere;
+
+impl Transport for Nowhere {
+    fn send(&mut self, _: ConnId, _: Lane, _: Vec<u8>) -> Option<u64> {
+        None
+    }
+    fn close(&mut self, _: ConnId, _: CloseCode, _: &str) {}
+    fn connect(&mut self, _: SocketAddr, _: Option<DeviceId>) {}
+    fn addresses(&self) -> Vec<SocketAddr> {
+        vec![]
+    }
+}
+
+fn rng() -> rand_chacha::ChaCha20Rng {
+    rand_chacha::ChaCha20Rng::seed_from_u64(1)
+}
+
+fn at(ms: u64) -> Now {
+    Now {
+        ms,
+        ns: i64::try_from(ms).unwrap_or(i64::MAX) * 1_000_000,
+    }
+}
+
+/// A device that has founded a pac and looked at its empty root.
+struct Founded {
+    device: Device,
+    now: Now,
+    _dir: TempDir,
+}
+
+impl Founded {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = dir.path().join("root");
+        std::fs::create_dir(&root).expect("a root");
+        let home = Home::at(dir.path().join("home"));
+        let options = FoundOptions {
+            name: DeviceName::new("laptop").expect("a name"),
+            root,
+            listen: None,
+            discovery: Discovery::Off,
+        };
+        let lock = home.lock().expect("locks");
+        found(&lock, &options, 1, &mut rng()).expect("founds");
+        drop(lock);
+        let opened = home.load().expect("loads");
+        let store = home
+            .open_store(opened.identity.clone(), &mut rng())
+            .expect("opens");
+        let files = DiskFiles::open(&home.packs_path()).expect("opens packs");
+        let end = store.pack_end().expect("reads");
+        let (packs, _) = PackStore::open(Box::new(files), end).expect("opens packs");
+        let parts = Parts {
+            store,
+            packs,
+            rng: Box::new(rng()),
+            open_disk: Box::new(|root: &Path, _: SpaceId| {
+                LinuxDisk::open(root).map(|disk| Box::new(disk) as Box<dyn Disk>)
+            }),
+            transport: Box::new(Nowhere),
+            home,
+            home_space: opened.home_space,
+            config: opened.config,
+        };
+        let device = Device::start(parts, at(1)).expect("starts");
+        let mut founded = Self {
+            device,
+            now: at(1),
+            _dir: dir,
+        };
+        founded.rest();
+        founded
+    }
+
+    /// Steps until nothing is left to do.
+    fn rest(&mut self) {
+        for _ in 0..10_000 {
+            self.now = at(self.now.ms + 10);
+            let more = self.device.step(self.now).expect("steps");
+            let calm = self.device.worktrees.values().all(|w| w.is_applied());
+            if !more && calm {
+                return;
+            }
+        }
+        panic!("it does not come to rest");
+    }
+
+    /// Takes in a segment of another life of this device, as if a peer had sent it.
+    fn receive(&mut self, deps: Vec<Dep>, entries: Vec<Entry>) -> LogId {
+        let space = self.device.home_space;
+        let identity = self.device.store.identity().clone();
+        let (epoch, key) = self.epoch(space);
+        let draft = Draft {
+            space,
+            log: LogId::new(identity.keys.id(), Incarnation::from_bytes([7; 16])),
+            prev: None,
+            deps,
+            roster_deps: vec![],
+            clock: 0,
+            epoch,
+            time_ms: 1,
+            entries,
+        };
+        let segment = draft
+            .seal(&key, &identity.keys.sign, &mut rng())
+            .expect("seals");
+        let (_, refused, committed) = self
+            .device
+            .ingest(
+                space,
+                &identity.keys.id(),
+                vec![segment.bytes().to_vec()],
+                self.now,
+            )
+            .expect("stores");
+        assert_eq!(refused, vec![]);
+        self.device
+            .committed(committed, None, self.now)
+            .expect("tells");
+        segment.header().log
+    }
+
+    fn epoch(&self, space: SpaceId) -> (EpochId, Key) {
+        let store = &self.device.store;
+        let record = store.roster().epochs(&space).next().expect("an epoch");
+        let secret = record
+            .open(&store.identity().keys.unseal)
+            .expect("opens")
+            .expect("for this device");
+        (record.epoch, secret.key.clone())
+    }
+}
+
+#[test]
+fn a_segment_that_rests_on_nothing_stops_no_acks_and_is_shown() {
+    let mut founded = Founded::new();
+    let space = founded.device.home_space;
+    let own = founded.device.store.identity().keys.id();
+    let made_up = Dep {
+        log: LogId::new(own, Incarnation::from_bytes([9; 16])),
+        head: Head {
+            seq: 1,
+            hash: ShortHash::from_bytes([9; 16]),
+        },
+    };
+    let log = founded.receive(vec![made_up], vec![Entry::DeletesConfirmed]);
+    let store = &founded.device.store;
+    assert_eq!(store.held(&space).expect("reads").seq(&log), 1);
+    assert_eq!(store.applied(&space).expect("reads").seq(&log), 0);
+
+    let ack = founded.device.own_ack(&space, founded.now).expect("reads");
+    let ack = ack.expect("what can be applied is");
+    assert_eq!(
+        ack.ack().vector,
+        founded.device.store.applied(&space).expect("reads")
+    );
+    founded.device.keep_ack(ack).expect("keeps");
+    assert!(founded.device.ack_matches(&space, &own).expect("reads"));
+
+    let notices = |founded: &Founded, ms| {
+        let status = founded.device.status(at(founded.now.ms + ms));
+        status.expect("a status").notices
+    };
+    assert!(notices(&founded, 0).is_empty(), "it may still come");
+    let shown = notices(&founded, 60_000);
+    assert_eq!(shown.len(), 1);
+    assert!(shown.iter().all(|notice| notice.what.contains("laptop")));
+}
+
+#[test]
+fn a_segment_that_waits_no_more_is_not_shown() {
+    let mut founded = Founded::new();
+    founded.receive(vec![], vec![Entry::DeletesConfirmed]);
+    let status = founded.device.status(at(founded.now.ms + 600_000));
+    assert!(status.expect("a status").notices.is_empty());
+}
