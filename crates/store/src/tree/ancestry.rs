@@ -14,12 +14,23 @@ use super::record::{Back, Link};
 use super::tables::{Backend, Tree};
 use super::{Carrier, TreeError};
 
+/// Pairs of rows that are asked about one by one; few in tests, so that they take both ways.
+const PAIRS_MAX: usize = if cfg!(test) { 4 } else { 1024 };
+
+#[cfg(test)]
+thread_local! {
+    /// How often [`Tree::is_ancestor`] was asked.
+    pub(super) static ASKED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 impl<B: Backend> Tree<B> {
     /// True if `a` is behind `b`: not for equal ones.
     ///
     /// # Errors
     /// [`TreeError`], also if either is unknown.
     pub fn is_ancestor(&self, a: &RowId, b: &RowId) -> Result<bool, TreeError> {
+        #[cfg(test)]
+        ASKED.set(ASKED.get() + 1);
         let generation = self.link(a)?.generation;
         let mut at = *b;
         let mut link = self.link(b)?;
@@ -76,6 +87,46 @@ impl<B: Backend> Tree<B> {
             }
         }
         Ok(false)
+    }
+
+    /// Those of some rows that are behind any of others. Where both are many, by one way back
+    /// through what lies between instead of a question for each pair.
+    pub(super) fn behind_any(
+        &self,
+        rows: &[RowId],
+        tops: &[RowId],
+    ) -> Result<BTreeSet<RowId>, TreeError> {
+        let mut behind = BTreeSet::new();
+        if rows.len().saturating_mul(tops.len()) <= PAIRS_MAX {
+            for row in rows {
+                if self.is_behind_any(row, tops)? {
+                    behind.insert(*row);
+                }
+            }
+            return Ok(behind);
+        }
+        let mut lowest = u64::MAX;
+        for row in rows {
+            lowest = lowest.min(self.link(row)?.generation);
+        }
+        let wanted: BTreeSet<&RowId> = rows.iter().collect();
+        let mut seen = BTreeSet::new();
+        let mut todo = tops.to_vec();
+        while let Some(id) = todo.pop() {
+            let held = self.held(&id)?;
+            if held.link.generation <= lowest {
+                continue;
+            }
+            for past in &held.row.past {
+                if seen.insert(*past) {
+                    todo.push(*past);
+                    if wanted.contains(past) {
+                        behind.insert(*past);
+                    }
+                }
+            }
+        }
+        Ok(behind)
     }
 
     /// Content rows behind any of the rows, each counted once, and the gate of them all.

@@ -11,6 +11,46 @@ use super::record::{Group, Held, Slot};
 use super::tables::{Backend, Tree, TreeTables};
 use super::{Carrier, Inserted, TreeError};
 
+/// Which newest rows a group keeps.
+#[derive(Debug, Clone, Copy)]
+enum Register {
+    Heads,
+    Content,
+    Mode,
+    Life,
+    Deads,
+}
+
+impl Register {
+    const ALL: [Self; 5] = [
+        Self::Heads,
+        Self::Content,
+        Self::Mode,
+        Self::Life,
+        Self::Deads,
+    ];
+
+    fn is_written_by(self, row: &Row) -> bool {
+        match self {
+            Self::Heads => true,
+            Self::Content => row.keys.content.is_some(),
+            Self::Mode => row.keys.mode.is_some(),
+            Self::Life => row.keys.life.is_some(),
+            Self::Deads => row.keys.life == Some(Life::Dead),
+        }
+    }
+
+    fn of(self, group: &mut Group) -> &mut Vec<RowId> {
+        match self {
+            Self::Heads => &mut group.heads,
+            Self::Content => &mut group.content,
+            Self::Mode => &mut group.mode,
+            Self::Life => &mut group.life,
+            Self::Deads => &mut group.deads,
+        }
+    }
+}
+
 impl TreeTables<'_> {
     /// Takes a row in. Derived state follows with the next [`settle`](Self::settle).
     ///
@@ -135,34 +175,58 @@ impl TreeTables<'_> {
     }
 
     fn write_registers(&mut self, rep: &NodeId, id: RowId, held: &Held) -> Result<(), TreeError> {
-        let keys = &held.row.keys;
-        let mut group = self.b.group(rep)?.clone();
-        for (register, writes) in [
-            (&mut group.heads, true),
-            (&mut group.content, keys.content.is_some()),
-            (&mut group.mode, keys.mode.is_some()),
-            (&mut group.life, keys.life.is_some()),
-            (&mut group.deads, keys.life == Some(Life::Dead)),
-        ] {
-            if writes {
-                *register = self.newest(register, id, held)?;
+        for register in Register::ALL {
+            if register.is_written_by(&held.row) {
+                let mut newest = std::mem::take(register.of(self.b.group_mut(rep)?));
+                let behind = self.superseded(register, &newest, id, held)?;
+                for row in behind {
+                    if let Ok(at) = newest.binary_search(&row) {
+                        newest.remove(at);
+                    }
+                }
+                // A new row is never behind an old one: all of its past was here.
+                if let Err(at) = newest.binary_search(&id) {
+                    newest.insert(at, id);
+                }
+                *register.of(self.b.group_mut(rep)?) = newest;
             }
         }
-        *self.b.group_mut(rep)? = group;
         Ok(())
     }
 
-    /// A register after a write. A new row is never behind an old one: all of its past was here.
-    fn newest(&self, old: &[RowId], id: RowId, held: &Held) -> Result<Vec<RowId>, TreeError> {
-        let mut newest = Vec::with_capacity(old.len() + 1);
-        for row in old {
-            if !held.row.past.contains(row) && !self.is_ancestor(row, &id)? {
-                newest.push(*row);
-            }
+    /// Those of a register's newest rows that a new row has behind it.
+    fn superseded(
+        &self,
+        register: Register,
+        newest: &[RowId],
+        id: RowId,
+        held: &Held,
+    ) -> Result<BTreeSet<RowId>, TreeError> {
+        let mut found = BTreeSet::new();
+        if newest.is_empty() {
+            return Ok(found);
         }
-        newest.push(id);
-        newest.sort_unstable();
-        Ok(newest)
+        // They are the first on the ways back that write the register: behind any that does is
+        // none of the newest. Mostly that is near; where it is not, each is asked about.
+        let mut seen: BTreeSet<RowId> = held.row.past.iter().copied().collect();
+        let mut todo = held.row.past.clone();
+        let mut steps = newest.len();
+        while let Some(past) = todo.pop() {
+            if newest.binary_search(&past).is_ok() {
+                found.insert(past);
+                continue;
+            }
+            let held = self.held(&past)?;
+            if register.is_written_by(&held.row) {
+                continue;
+            }
+            let Some(left) = steps.checked_sub(1) else {
+                return self.behind_any(newest, &[id]);
+            };
+            steps = left;
+            todo.extend(held.row.past.iter().filter(|past| seen.insert(**past)));
+        }
+        Ok(found)
     }
 
     /// Makes two groups one.

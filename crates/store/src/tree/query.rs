@@ -107,16 +107,17 @@ impl<B: Backend> Tree<B> {
             }
         }
         let alone = by_id.len() == 1;
+        let covered = match alone {
+            true => BTreeSet::new(),
+            false => self.covered(&group.content, &group.deads)?,
+        };
         let mut ranked = vec![];
         for mut rows in by_id.into_values() {
             let ids: Vec<RowId> = rows.iter().map(|(id, _)| *id).collect();
             let rank = if alone {
                 None
             } else {
-                let mut outlived = false;
-                for id in &ids {
-                    outlived |= !self.is_covered(id, &group.deads)?;
-                }
+                let outlived = ids.iter().any(|id| !covered.contains(id));
                 let behind = self.content_behind(&ids)?;
                 Some((
                     !outlived,
@@ -245,23 +246,22 @@ impl<B: Backend> Tree<B> {
         }
         let bases = self.same_content(&group, base)?;
         let mut candidates = bases.clone();
+        let mut known: BTreeSet<RowId> = bases.iter().copied().collect();
         for id in [&group.heads, &group.mode, &group.life]
             .into_iter()
             .flatten()
             .chain(&group.at)
         {
-            if !candidates.contains(id)
+            if !known.contains(id)
                 && (bases.is_empty() || self.is_seen(id, &bases, &group.content)?)
             {
                 candidates.push(*id);
+                known.insert(*id);
             }
         }
-        let mut past = vec![];
-        for id in &candidates {
-            if !self.is_behind_any(id, &candidates)? {
-                past.push(*id);
-            }
-        }
+        let behind = self.behind_any(&candidates, &candidates)?;
+        let mut past = candidates;
+        past.retain(|id| !behind.contains(id));
         past.truncate(PAST_MAX);
         past.sort_unstable();
         Ok(past)
@@ -292,7 +292,7 @@ impl<B: Backend> Tree<B> {
 
     /// True if every content row among `id` and what is behind it is a base or behind one.
     fn is_seen(&self, id: &RowId, bases: &[RowId], newest: &[RowId]) -> Result<bool, TreeError> {
-        let unseen = |id: &RowId| newest.contains(id) && !bases.contains(id);
+        let unseen = |id: &RowId| newest.binary_search(id).is_ok() && !bases.contains(id);
         // Mostly the value that was not seen is near, and its whole history need not be walked.
         let mut near = vec![*id];
         let mut next = 0;

@@ -1,5 +1,7 @@
 //! What the tables hold, and its bytes: a row with its links, a group, totals.
 
+use std::collections::BTreeMap;
+
 use pacsync_protocol::row::{Kind, Row};
 use pacsync_protocol::{NodeId, RowId, Stamp};
 
@@ -276,13 +278,14 @@ impl Group {
     /// Each row id is written once, in order of first use; the lists are indexes.
     fn encode(&self) -> Vec<u8> {
         let mut ids: Vec<RowId> = vec![];
+        let mut known: BTreeMap<RowId, u64> = BTreeMap::new();
         let mut lists = vec![];
         let mut index = |out: &mut Vec<u8>, id: &RowId| {
-            let at = ids.iter().position(|known| known == id).unwrap_or_else(|| {
+            let at = *known.entry(*id).or_insert_with(|| {
                 ids.push(*id);
-                ids.len() - 1
+                ids.len() as u64 - 1
             });
-            put(out, at as u64);
+            put(out, at);
         };
         index(&mut lists, &self.birth);
         for list in [

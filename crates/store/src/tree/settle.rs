@@ -252,12 +252,8 @@ impl<B: Backend> Tree<B> {
             return Ok(true);
         }
         if group.kind != Kind::Dir && !group.content.is_empty() {
-            for row in &group.content {
-                if !self.is_covered(row, &group.deads)? {
-                    return Ok(true);
-                }
-            }
-            return Ok(false);
+            let covered = self.covered(&group.content, &group.deads)?;
+            return Ok(group.content.iter().any(|row| !covered.contains(row)));
         }
         for row in &group.life {
             if self.held(row)?.row.keys.life == Some(Life::Live) {
@@ -267,8 +263,25 @@ impl<B: Backend> Tree<B> {
         Ok(group.life.is_empty())
     }
 
-    /// True if a content row is behind one of the dead rows, or is a merge whose sides all are.
-    pub(super) fn is_covered(&self, row: &RowId, deads: &[RowId]) -> Result<bool, TreeError> {
+    /// Those of some content rows that are behind one of the dead rows, or merges whose sides all are.
+    pub(super) fn covered(
+        &self,
+        rows: &[RowId],
+        deads: &[RowId],
+    ) -> Result<BTreeSet<RowId>, TreeError> {
+        let mut covered = self.behind_any(rows, deads)?;
+        for row in rows {
+            if !covered.contains(row)
+                && self.held(row)?.row.keys.merge.is_some()
+                && self.is_covered(row, deads)?
+            {
+                covered.insert(*row);
+            }
+        }
+        Ok(covered)
+    }
+
+    fn is_covered(&self, row: &RowId, deads: &[RowId]) -> Result<bool, TreeError> {
         let mut seen = BTreeSet::from([*row]);
         let mut todo = vec![*row];
         while let Some(id) = todo.pop() {

@@ -70,19 +70,16 @@ impl Tree<WriteTables<'_>> {
         }
         had_content |= !contents.is_empty();
         if group.kind != Kind::Dir && had_content {
-            for id in &contents {
-                if !self.is_covered(id, &deads)? {
-                    return Ok(true);
-                }
-            }
-            return Ok(false);
+            let covered = self.covered(&contents, &deads)?;
+            return Ok(contents.iter().any(|row| !covered.contains(row)));
         }
-        for (id, life) in &lives {
-            if *life != Some(Life::Dead) && !self.is_behind_any(id, &deads)? {
-                return Ok(true);
-            }
-        }
-        Ok(lives.is_empty())
+        let live: Vec<RowId> = lives
+            .iter()
+            .filter(|(_, life)| *life != Some(Life::Dead))
+            .map(|(id, _)| *id)
+            .collect();
+        let over = self.behind_any(&live, &deads)?;
+        Ok(lives.is_empty() || live.iter().any(|id| !over.contains(id)))
     }
 
     /// The newest rows of a group that the writer of an entry had seen, and maybe older ones.

@@ -121,3 +121,71 @@ fn measure() {
         eprintln!("10,000 edits, conflict {conflict}: {:?}", start.elapsed());
     }
 }
+
+/// Prints what 16,384 concurrent rows of each sort take on one node, in one segment.
+#[test]
+#[ignore = "a measurement, run by hand"]
+#[allow(clippy::print_stderr, reason = "a measurement is for whoever runs it")]
+fn measure_concurrent_rows() {
+    for (what, every) in [("edits", u64::MAX), ("edits and deletes", 2)] {
+        for rows in [4_096, 16_384] {
+            let rows = concurrent(rows, every);
+            let start = std::time::Instant::now();
+            take_concurrent(&rows);
+            eprintln!("{} {what}: {:?}", rows.len(), start.elapsed());
+        }
+    }
+}
+
+/// However many concurrent rows there are, each is compared with few others.
+#[test]
+fn concurrent_rows_are_not_compared_in_pairs() {
+    for every in [u64::MAX, 2] {
+        let rows = concurrent(512, every);
+        let before = super::super::ancestry::ASKED.get();
+        take_concurrent(&rows);
+        let asked = super::super::ancestry::ASKED.get() - before;
+        assert!(asked < 8 * rows.len(), "{asked} for {} rows", rows.len());
+    }
+}
+
+/// A birth, edits of it, and rows that have seen the birth alone, or in one out of some an edit.
+fn concurrent(rows: u64, every: u64) -> Vec<Row> {
+    let birth = file();
+    let of = |number: u64| {
+        let mut row = edit(&birth, 0);
+        if number.is_multiple_of(every) {
+            let seen = edit(&birth, (number % 200) as u8 + 2).id();
+            let keys = Keys {
+                life: Some(Life::Dead),
+                mode: Some((number % 512) as u16),
+                ..Keys::default()
+            };
+            row = Row::new(node(1), vec![birth.id(), seen], keys);
+        } else if let Some(content) = &mut row.keys.content {
+            content.id = ContentId::from_bytes(*blake3::hash(&number.to_le_bytes()).as_bytes());
+            content.mtime_ns = number as i64;
+        }
+        row
+    };
+    let seen = (0..200).map(|value| edit(&birth, value + 2));
+    let rows: Vec<Row> = (0..rows).map(of).collect();
+    [birth.clone()]
+        .into_iter()
+        .chain(seen)
+        .chain(rows)
+        .collect()
+}
+
+fn take_concurrent(rows: &[Row]) {
+    let db = database();
+    let tx = db.begin_write().expect("a transaction");
+    let mut tree = TreeTables::open(&tx, SPACE).expect("opens");
+    for (seq, row) in (0..).zip(rows) {
+        let bytes = row.to_bytes();
+        let _ = tree.insert(Row::id_of(&bytes), row, &bytes, Carrier { log: 1, seq });
+    }
+    tree.settle(&History::default()).expect("settles");
+    let past = tree.past_for_edit(&node(1), None).expect("reads");
+    assert!(past.len() <= pacsync_protocol::row::PAST_MAX);
+}
