@@ -15,12 +15,12 @@ use crate::ids::{ContentId, NodeId, RowId, Stamp};
 
 /// Prefix of the names that pacsync uses for its own temporary files; refused at the gate.
 pub const RESERVED_PREFIX: &[u8] = b".pacsync~";
-/// Longest name or symlink target, in bytes.
+/// Longest name, in bytes.
 pub const NAME_MAX: usize = 1024;
 /// Most rows that one row may name as its past.
 pub const PAST_MAX: usize = 256;
-/// Most bytes of content that ride inline in a row.
-pub const INLINE_MAX: usize = 512;
+/// Most bytes of content that ride inline in a row, and the longest target of a symlink.
+pub const INLINE_MAX: usize = 1024;
 /// Longest canonical row, in bytes.
 pub const ROW_MAX: usize = 16 * 1024;
 /// Highest stamp that the gate takes; leaves room so that `+ 1` never overflows.
@@ -142,6 +142,14 @@ pub struct Content {
     pub mtime_ns: i64,
     /// The content itself where it is at most [`INLINE_MAX`] bytes, or a symlink's target.
     pub inline: Option<Vec<u8>>,
+}
+
+impl Content {
+    /// What a symlink with this content points to; `None` if it cannot be a target.
+    pub fn target(&self) -> Option<&[u8]> {
+        let target = self.inline.as_deref()?;
+        (!target.is_empty() && !target.contains(&0)).then_some(target)
+    }
 }
 
 /// Whether a node lives.
@@ -363,7 +371,7 @@ impl Row {
                 7 => keys.merge = Some(d.u32()?),
                 key => {
                     let start = d.position();
-                    skip_bounded(&mut d)?;
+                    skip_kept(&mut d)?;
                     let raw = bytes.get(start..d.position()).unwrap_or_default().to_vec();
                     keys.unknown.insert(key, raw);
                 }
@@ -405,13 +413,13 @@ impl Row {
         }
         if let Some(content) = &self.keys.content
             && let Some(inline) = &content.inline
-            && (inline.len() > NAME_MAX.max(INLINE_MAX) || inline.len() as u64 != content.size)
+            && (inline.len() > INLINE_MAX || inline.len() as u64 != content.size)
         {
             return invalid("row: inline content");
         }
         if self.keys.kind == Some(Kind::Symlink) {
-            let target = self.keys.content.as_ref().and_then(|c| c.inline.as_deref());
-            if !target.is_some_and(|t| !t.is_empty() && !t.contains(&0)) {
+            let target = self.keys.content.as_ref().and_then(Content::target);
+            if target.is_none() {
                 return invalid("row: symlink target");
             }
         }
@@ -419,8 +427,8 @@ impl Row {
     }
 }
 
-/// Skips one value, with a bound on nesting so that hostile bytes cannot exhaust the stack.
-fn skip_bounded(d: &mut Decoder<'_>) -> Result<(), minicbor::decode::Error> {
+/// Skips one value of a type that is kept. Nesting costs no stack, and the row's length bounds it.
+fn skip_kept(d: &mut Decoder<'_>) -> Result<(), minicbor::decode::Error> {
     match d.datatype()? {
         Type::Bytes | Type::String | Type::Bool | Type::Null => d.skip(),
         Type::U8 | Type::U16 | Type::U32 | Type::U64 => d.skip(),

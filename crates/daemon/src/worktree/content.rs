@@ -57,7 +57,7 @@ pub(super) fn read(
         if before != after {
             return Err(ReadError::Changing);
         }
-        if target.len() > pacsync_protocol::row::NAME_MAX {
+        if target.len() > INLINE_MAX {
             return Err(ReadError::Content(
                 "the symlink's target is too long".into(),
             ));

@@ -453,7 +453,10 @@ impl Worktree {
                 );
                 return Ok(Plan::Wait);
             }
-            Source::Target(shown.content.inline.clone().unwrap_or_default())
+            let Some(target) = shown.content.target() else {
+                return Ok(Plan::Done);
+            };
+            Source::Target(target.to_vec())
         } else {
             match self.obtain(b, packs, rng, node, &shown.content, &place)? {
                 Obtained::Source(source) => source,

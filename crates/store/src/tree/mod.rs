@@ -18,6 +18,7 @@
 //! - **Content.** Newest rows with one content id are one value, shown by the row with the highest
 //!   time, then the lowest id. Of several values the shown one has a row that no delete covers,
 //!   then most content rows behind it, then the lowest row id. The rest are losers: kept, listed.
+//!   In a symlink a content that cannot be a target is no value.
 //!   (That a deleted value never beats one that outlived its delete is stricter than the count alone.)
 //! - **Mode.** Of several newest, one about the representative itself, then the lowest row id.
 //! - **Dead.** A file or symlink is dead iff each newest content row is covered: behind some dead

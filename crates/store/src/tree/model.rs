@@ -152,8 +152,9 @@ impl Model {
 
     /// Values of the content register, best first.
     fn values(&self, rep: &NodeId) -> Vec<(RowId, Content)> {
-        let newest = self.newest(rep, |row| row.keys.content.is_some());
+        let mut newest = self.newest(rep, |row| row.keys.content.is_some());
         let content = |id: &RowId| self.keys(id).content.clone().expect("a content row");
+        newest.retain(|id| self.kind(rep) != Kind::Symlink || content(id).target().is_some());
         let ids: BTreeSet<_> = newest.iter().map(|id| content(id).id).collect();
         let mut values = vec![];
         for value in ids {

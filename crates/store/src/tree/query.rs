@@ -99,7 +99,9 @@ impl<B: Backend> Tree<B> {
     pub(super) fn values(&self, group: &Group) -> Result<Vec<Value>, TreeError> {
         let mut by_id: BTreeMap<ContentId, Vec<(RowId, Content)>> = BTreeMap::new();
         for id in &group.content {
-            if let Some(content) = &self.held(id)?.row.keys.content {
+            if let Some(content) = &self.held(id)?.row.keys.content
+                && (group.kind != Kind::Symlink || content.target().is_some())
+            {
                 by_id
                     .entry(content.id)
                     .or_default()

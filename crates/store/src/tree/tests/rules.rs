@@ -517,6 +517,39 @@ fn of_different_kinds_the_directory_shows_then_the_file() {
 }
 
 #[test]
+fn a_symlink_never_shows_what_is_no_target() {
+    let target = |bytes: &[u8], value: u8| {
+        content(value).map(|c| Content {
+            inline: Some(bytes.to_vec()),
+            size: bytes.len() as u64,
+            ..c
+        })
+    };
+    let mut link = born(1, Kind::Symlink, NodeId::ROOT, "x", 1);
+    link.keys.content = target(b"y", 1);
+    for bad in [content(2), target(b"", 2), target(b"a\0b", 2)] {
+        let keys = Keys {
+            content: bad,
+            ..Keys::default()
+        };
+        let bad = after(&[&link], keys);
+        let mut story = both_know(&[&link]);
+        story.write(D, &[&bad]);
+        let state = story.state(node(1));
+        assert_eq!((state.content, state.dead), (None, false));
+        let keys = Keys {
+            content: target(b"z", 3),
+            ..Keys::default()
+        };
+        let good = after(&[&link], keys);
+        story.write(E, &[&good]);
+        let state = story.state(node(1));
+        assert_eq!(state.content.map(|shown| shown.row), Some(good.id()));
+        assert!(state.losers.is_empty(), "it is no value to choose");
+    }
+}
+
+#[test]
 fn the_value_with_most_content_behind_it_shows_and_no_loser_is_lost() {
     let f = file(1, "f", 1, 1);
     let (one, two) = (edit(&[&f], 2), edit(&[&edit(&[&f], 3)], 4));
