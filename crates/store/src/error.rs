@@ -91,6 +91,12 @@ pub enum Refusal {
         /// The log.
         log: LogId,
     },
+    /// Its author has no grant, and as much of such authors is held as may be.
+    #[error("there is no room for more of {log} until its author has a grant")]
+    NoRoom {
+        /// The log.
+        log: LogId,
+    },
     /// Its author has no grant for the space that is known here.
     #[error("the author of {log} may not write here")]
     NotAuthorised {

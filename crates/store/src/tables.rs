@@ -64,6 +64,10 @@ pub(crate) struct LogRecord {
     /// Hash of the segment that ends there.
     #[n(5)]
     pub(crate) applied_hash: Option<SegmentHash>,
+    /// Bytes of the held segments.
+    #[n(6)]
+    #[cbor(default)]
+    pub(crate) bytes: u64,
 }
 
 impl LogRecord {

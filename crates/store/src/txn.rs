@@ -4,6 +4,9 @@
 //! dependencies are: then its entries are in the derived state. Nothing is visible or
 //! acknowledged before [`Txn::commit`].
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use pacsync_protocol::crypto::Entropy;
@@ -27,6 +30,10 @@ use crate::tree::{Carrier, Causality, TreeError, TreeTables};
 const OWN_SEGMENT_BYTES: usize = PLAIN_MAX / 8;
 /// Most logs of one device in one space: each is a life that ended with its index.
 const LIVES_MAX: usize = 64;
+/// Most keys without a grant whose roster segments are held.
+pub const UNKNOWN_KEYS_MAX: usize = 16;
+/// Most bytes of roster segments held of each such key.
+pub const UNKNOWN_BYTES_MAX: u64 = 1 << 20;
 /// Most entries of an own segment.
 const OWN_SEGMENT_ENTRIES: usize = ENTRIES_MAX / 4;
 
@@ -189,8 +196,33 @@ impl<'s> Txn<'s> {
         if header.prev != held_hash {
             return Ok(Err(Refusal::Fork { log }));
         }
+        if header.space == roster_space && !self.has_room(space_no, segment)? {
+            return Ok(Err(Refusal::NoRoom { log }));
+        }
         self.put_segment(space_no, found, segment)?;
         Ok(Ok(()))
+    }
+
+    /// Whether a roster segment may be held: of a key without a grant only so much is, in case the
+    /// grant comes later.
+    fn has_room(&self, space_no: u32, segment: &VerifiedSegment) -> Result<bool, StoreError> {
+        let author = segment.header().log.device;
+        if self.roster().member(&author).is_some() {
+            return Ok(true);
+        }
+        let mut unknown: BTreeMap<DeviceId, u64> = BTreeMap::new();
+        for (_, record) in self.logs()? {
+            let device = record.id.device;
+            if record.space == space_no && self.roster().member(&device).is_none() {
+                let bytes = unknown.entry(device).or_default();
+                *bytes = bytes.saturating_add(record.bytes);
+            }
+        }
+        let new = segment.bytes().len() as u64;
+        Ok(match unknown.get(&author) {
+            Some(held) => held.saturating_add(new) <= UNKNOWN_BYTES_MAX,
+            None => unknown.len() < UNKNOWN_KEYS_MAX && new <= UNKNOWN_BYTES_MAX,
+        })
     }
 
     fn put_segment(
@@ -213,12 +245,14 @@ impl<'s> Txn<'s> {
                     held_hash: segment.hash(),
                     applied: 0,
                     applied_hash: None,
+                    bytes: 0,
                 };
                 (no, record)
             }
         };
         record.held = last;
         record.held_hash = segment.hash();
+        record.bytes = record.bytes.saturating_add(segment.bytes().len() as u64);
         self.put_log(no, &record)?;
         let index = SegmentRecord {
             first: header.first,
@@ -714,6 +748,7 @@ impl<'s> Txn<'s> {
             held_hash: segment.hash(),
             applied: 0,
             applied_hash: None,
+            bytes: 0,
         };
         let before = found.as_ref().map_or(fresh, |(_, record)| record.clone());
         let no = self.put_segment(space_no, found, &segment)?;
@@ -735,6 +770,7 @@ impl<'s> Txn<'s> {
         let mut record = LogRecord {
             held: header.last(),
             held_hash: segment.hash(),
+            bytes: before.bytes.saturating_add(segment.bytes().len() as u64),
             ..before
         };
         self.mark_applied(space_no, no, &mut record, &segment, past, header.clock)

@@ -303,6 +303,9 @@ impl Device {
                 peer.session.handle(now.ms, Input::PeerKnown);
             }
             self.open_session_spaces(conn, now)?;
+            if let Some(peer) = self.peers.get_mut(&conn) {
+                peer.session.handle(now.ms, Input::Reconsider);
+            }
             self.pump(conn, now)?;
         }
         self.open_spaces(now)

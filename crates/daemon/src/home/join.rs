@@ -8,7 +8,7 @@ use pacsync_protocol::roster::{Placement, RosterEntry, RosterKeys, roster_space}
 use pacsync_protocol::segment::{Entry, SignedSegment};
 use pacsync_protocol::{PacId, SpaceId};
 use pacsync_store::documents;
-use pacsync_store::{Identity, Store, StoreError, Txn};
+use pacsync_store::{Identity, Refusal, Store, StoreError, Txn};
 
 use super::error::HomeError;
 use super::found::{Draft, FoundOptions, Sponsor, first_attachment, named};
@@ -135,19 +135,37 @@ fn take_roster(
     rng: &mut dyn Entropy,
 ) -> Result<Result<(), String>, StoreError> {
     let space = roster_space(&store.identity().founding.id());
-    let mut txn = store.begin()?;
+    let mut left = vec![];
     for bytes in segments {
         let verified = SignedSegment::parse(bytes).and_then(|segment| Ok(segment.verify()?));
-        let segment = match verified {
-            Ok(segment) if segment.header().space == space => segment,
+        match verified {
+            Ok(segment) if segment.header().space == space => left.push(segment),
             Ok(_) => return Ok(Err("a segment of something else than the roster".into())),
             Err(error) => return Ok(Err(error.to_string())),
-        };
-        if let Err(refusal) = txn.hold(&segment)? {
-            return Ok(Err(refusal.to_string()));
         }
     }
-    txn.apply(now_ms, rng)?;
+    let mut txn = store.begin()?;
+    // Logs come in any order, and of keys without a grant only so much is held: those whose
+    // grants were among the others get in with the next round.
+    loop {
+        let before = left.len();
+        let mut later = vec![];
+        for segment in left {
+            match txn.hold(&segment)? {
+                Ok(()) => {}
+                Err(Refusal::NoRoom { .. } | Refusal::Gap { .. }) => later.push(segment),
+                Err(refusal) => return Ok(Err(refusal.to_string())),
+            }
+        }
+        txn.apply(now_ms, rng)?;
+        if later.is_empty() {
+            break;
+        }
+        if later.len() == before {
+            return Ok(Err("some of its devices have no grant".into()));
+        }
+        left = later;
+    }
     txn.commit()?;
     Ok(Ok(()))
 }

@@ -61,7 +61,7 @@ pub enum Refusal {
     /// Malformed or wrongly signed: the peer did not verify what it passed on. Ends the session.
     Misbehaviour(String),
     /// Not now: a gap, a fork, a format of the future, an author without rights. The log is not
-    /// sent again in this session unless it has grown here.
+    /// sent again in this session unless it has grown here or [`Input::Reconsider`] asks for it.
     Declined(LogId),
 }
 
@@ -220,6 +220,8 @@ pub enum Input {
         /// The log.
         log: LogId,
     },
+    /// What was declined in this session may be taken now: the roster has grown.
+    Reconsider,
     /// Answers [`Output::Store`], once and for all of its segments.
     Stored {
         /// The number in the output.

@@ -269,6 +269,10 @@ impl Session {
                 self.replication
                     .stored(gate, store, entries, refused, &mut self.out)?;
             }
+            Input::Reconsider => {
+                let gate = self.open_gate();
+                self.replication.reconsider(gate, &mut self.out);
+            }
             Input::Want {
                 request,
                 space,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use crate::ids::{LogId, SpaceId};
+use crate::ids::{LogId, ShortHash, SpaceId};
 use crate::segment::SEGMENT_MAX;
 use crate::vector::{Dep, Head, VECTOR_MAX, VersionVector};
 use crate::wire::{
@@ -25,6 +25,12 @@ const LOAD_ROOM: u64 = SEGMENT_MAX as u64;
 /// Most refusals that wait for a peer that is slow in reading.
 const DECLINED_MAX: usize = 4096;
 
+/// The head of a log of which there is nothing.
+const NOTHING: Head = Head {
+    seq: 0,
+    hash: ShortHash::from_bytes([0; 16]),
+};
+
 #[derive(Debug)]
 pub(super) struct Replication {
     roster: SpaceId,
@@ -36,6 +42,8 @@ pub(super) struct Replication {
     intake: Intake,
     /// Logs that the peer is to be told not to send.
     declined: BTreeSet<(SpaceId, LogId)>,
+    /// Logs that it was told not to send; the first [`DECLINED_MAX`].
+    told: BTreeSet<(SpaceId, LogId)>,
     /// Bytes sent to a peer that did not know our key, or received from one we did not know.
     probation: u64,
     probation_over: bool,
@@ -52,6 +60,7 @@ impl Replication {
             cursor: None,
             intake: Intake::default(),
             declined: BTreeSet::new(),
+            told: BTreeSet::new(),
             probation: 0,
             probation_over: false,
             now_ms: 0,
@@ -359,8 +368,24 @@ impl Replication {
         while !out.state_is_full()
             && let Some((space, log)) = self.declined.pop_first()
         {
+            if self.told.len() < DECLINED_MAX {
+                self.told.insert((space, log));
+            }
             out.send(&Message::Decline(Decline { space, log }));
         }
+    }
+
+    /// What was declined may be taken now: naming the log again lifts the refusal.
+    pub(super) fn reconsider(&mut self, gate: Gate, out: &mut Outbox) {
+        let mut logs = std::mem::take(&mut self.told);
+        logs.append(&mut self.declined);
+        for (id, log) in logs {
+            if let Some(space) = self.spaces.get_mut(&id).filter(|s| s.announced) {
+                let head = space.ours.get(&log).unwrap_or(NOTHING);
+                space.unannounced.insert(log, head);
+            }
+        }
+        self.announce(gate, out);
     }
 
     fn check_room(&self, id: &SpaceId, more: usize) -> Result<(), Violation> {

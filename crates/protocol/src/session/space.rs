@@ -25,7 +25,7 @@ pub(super) struct Space {
     sent: BTreeMap<LogId, Head>,
     /// Segments sent and not confirmed: last entry and size.
     in_flight: BTreeMap<LogId, VecDeque<(Seq, u64)>>,
-    /// Logs of no use to send until the peer has more of them.
+    /// Logs of no use to send until the peer names them again.
     blocked: BTreeSet<LogId>,
     /// Logs of which there is more to send.
     behind: BTreeSet<LogId>,
@@ -97,8 +97,9 @@ impl Space {
         };
         if peer.seq(&log) < head.seq {
             peer.advance(log, head);
-            self.blocked.remove(&log);
         }
+        // Also the head that it had: then it takes now what it declined.
+        self.blocked.remove(&log);
         let mut freed = 0;
         if let Some(queue) = self.in_flight.get_mut(&log) {
             while queue.front().is_some_and(|(seq, _)| *seq <= head.seq) {
@@ -130,7 +131,7 @@ impl Space {
         freed
     }
 
-    /// Sends no more of a log until the peer has more of it.
+    /// Sends no more of a log until the peer names it again.
     pub(super) fn block(&mut self, log: &LogId) {
         self.blocked.insert(*log);
         self.refresh(log);

@@ -169,6 +169,42 @@ fn a_log_that_is_withheld_or_declined_is_not_sent_in_circles() {
 }
 
 #[test]
+fn what_was_declined_is_asked_for_again_once_it_may_be_taken() {
+    for seed in 0..16 {
+        let mut world = World::new(2, seed);
+        for n in [1, 2, 3] {
+            for _ in 0..4 {
+                world.nodes[0].write(roster(), n, 1, 10);
+            }
+        }
+        // Of one it has the beginning, of the other nothing.
+        let begun = world.nodes[0].spaces[&roster()][&log(1)][..1].to_vec();
+        let there = world.nodes[1].spaces.entry(roster()).or_default();
+        there.insert(log(1), begun);
+        world.nodes[1].declines = [log(1), log(2)].into();
+        world.connect(0, 1);
+        world.settle();
+        world.assert_rest();
+        let seqs = |world: &World| {
+            let vector = world.nodes[1].vector(&roster());
+            [1, 2, 3].map(|n| vector.seq(&log(n)))
+        };
+        assert_eq!(seqs(&world), [1, 0, 4]);
+        world.nodes[1].declines.remove(&log(1));
+        world.tell(0, 1, Input::Reconsider);
+        world.settle();
+        assert_eq!(seqs(&world), [4, 0, 4]);
+        world.nodes[1].declines.clear();
+        world.tell(0, 1, Input::Reconsider);
+        world.settle();
+        assert_eq!(seqs(&world), [4, 4, 4]);
+        world.tell(0, 1, Input::Reconsider);
+        world.settle();
+        world.assert_rest();
+    }
+}
+
+#[test]
 fn a_space_can_be_closed_and_opened_again() {
     let mut world = World::new(2, 3);
     world.nodes[0].write(home(), 1, 1, 10);

@@ -1,6 +1,6 @@
 //! Toy owners with maps for stores, joined by lanes in memory, in virtual time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -77,6 +77,8 @@ pub(super) struct Node {
     pub(super) events: Vec<Output>,
     /// Segments received, with those that were here already.
     pub(super) received: usize,
+    /// Logs that it does not take.
+    pub(super) declines: BTreeSet<LogId>,
 }
 
 impl Node {
@@ -116,6 +118,10 @@ impl Node {
                 refused.push(Refusal::Misbehaviour("not a segment".into()));
                 continue;
             };
+            if self.declines.contains(&log(n)) {
+                refused.push(Refusal::Declined(log(n)));
+                continue;
+            }
             let held = logs.entry(log(n)).or_default();
             let seq = held.last().map_or(0, |s| s.head.seq);
             if new.first == seq + 1 {
