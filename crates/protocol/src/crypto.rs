@@ -52,8 +52,6 @@ pub mod domain {
     pub const SEAL: &str = "pacsync v1 sealed box";
     /// The roster's own id.
     pub const ROSTER_SPACE: &str = "pacsync v1 roster space id";
-    /// Private parts of grants.
-    pub const ROSTER_PRIVATE: &str = "pacsync v1 roster private key";
     /// Discovery key from the roster key.
     pub const DISCOVERY_KEY: &str = "pacsync v1 discovery key";
     /// Tag in a TLS server name.
@@ -66,7 +64,7 @@ pub mod domain {
     pub const PAIR: &str = "pacsync v1 pairing";
     /// Signature of an ack.
     pub const ACK: &str = "pacsync v1 ack";
-    /// Mode of tracking: ids of fixed documents.
+    /// Ids of documents with a fixed place: settings of a space, profile of a device.
     pub const DOCUMENT_ID: &str = "pacsync v1 document id";
 }
 

@@ -60,6 +60,37 @@ impl std::str::FromStr for Role {
     }
 }
 
+/// What a grant lets its device do; a role bounds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Rights(#[n(0)] u32);
+
+impl Rights {
+    /// None: what is held cannot be read.
+    pub const NONE: Self = Self(0);
+    /// Gets the keys of its spaces.
+    pub const READ: Self = Self(1);
+    /// Its log in its spaces counts.
+    pub const WRITE: Self = Self(2);
+    /// Issues grants and revokes them.
+    pub const ENROL: Self = Self(4);
+
+    /// All that a role may have.
+    pub const fn of(role: Role) -> Self {
+        match role {
+            Role::Admin => Self(Self::READ.0 | Self::WRITE.0 | Self::ENROL.0),
+            Role::Member => Self(Self::READ.0 | Self::WRITE.0),
+            Role::Relay => Self::NONE,
+            Role::Guest => Self::READ,
+        }
+    }
+
+    /// True if these have all of the others.
+    pub const fn include(self, others: Self) -> bool {
+        self.0 & others.0 == others.0
+    }
+}
+
 /// Which spaces a grant covers.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Scope {
@@ -120,6 +151,9 @@ pub struct GrantClear {
     /// Random, so that a repeated grant is a new one.
     #[n(8)]
     pub serial: ByteArray<16>,
+    /// What it lets the device do in its spaces: at most what its role may.
+    #[n(9)]
+    pub rights: Rights,
 }
 
 /// The part of a grant that relays cannot read.
@@ -213,7 +247,8 @@ impl Grant {
         at_most("grant", self.clear.len(), CLEAR_MAX)?;
         at_most("private part of a grant", self.private.len(), PRIVATE_MAX)?;
         let clear: GrantClear = cbor::decode_canonical("grant", &self.clear)?;
-        if clear.version != 1 || clear.depth > DEPTH_MAX {
+        let within = Rights::of(clear.role).include(clear.rights);
+        if clear.version != 1 || clear.depth > DEPTH_MAX || !within {
             return Err(DecodeError::Invalid { what: "grant" }.into());
         }
         if let Scope::Spaces(spaces) = &clear.scope {
@@ -248,6 +283,18 @@ impl Grant {
 }
 
 impl GrantClear {
+    /// True if it lets its device write to the space.
+    pub fn may_write(&self, space: &SpaceId) -> bool {
+        self.rights.include(Rights::WRITE) && self.scope.covers(space)
+    }
+
+    /// True if it entitles its device to the keys of the space.
+    pub fn may_read(&self, space: &SpaceId) -> bool {
+        matches!(self.role, Role::Admin | Role::Member)
+            && self.rights.include(Rights::READ)
+            && self.scope.covers(space)
+    }
+
     /// Checks that a grant stays within what its issuer holds: each link only narrows.
     ///
     /// # Errors
@@ -265,6 +312,12 @@ impl GrantClear {
                 refuse("the authority is another device's")
             }
             Authority::Device(own) if own.role != Role::Admin => refuse("only an admin enrols"),
+            Authority::Device(own) if !own.rights.include(Rights::ENROL) => {
+                refuse("its issuer may not enrol")
+            }
+            Authority::Device(own) if !own.rights.include(self.rights) => {
+                refuse("it gives more rights than its issuer has")
+            }
             Authority::Device(own) if own.depth == 0 || self.depth >= own.depth => {
                 refuse("the chain would be too long")
             }

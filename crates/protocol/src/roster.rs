@@ -222,6 +222,14 @@ pub enum RosterError {
     /// The author has no valid grant here (yet).
     #[error("{0} has no grant in this pac")]
     NotAMember(DeviceId),
+    /// The author opens or seals an epoch of a space that it may not write to (yet).
+    #[error("{author} may not write keys of the space {space}")]
+    NotCovered {
+        /// The author.
+        author: DeviceId,
+        /// The space.
+        space: SpaceId,
+    },
     /// An entry is invalid.
     #[error(transparent)]
     Grant(#[from] GrantError),
@@ -252,6 +260,9 @@ pub struct RosterChange {
 pub struct Roster {
     founding: VerifiedFounding,
     members: BTreeMap<DeviceId, Member>,
+    /// Every counted grant of a device, of which the member has one: what one of them allowed when
+    /// a segment came must not depend on which came first.
+    grants: BTreeMap<DeviceId, Vec<GrantClear>>,
     epochs: BTreeMap<EpochId, EpochRecord>,
     placements: BTreeMap<(DeviceId, SpaceId), Placement>,
 }
@@ -262,6 +273,7 @@ impl Roster {
         Self {
             founding,
             members: BTreeMap::new(),
+            grants: BTreeMap::new(),
             epochs: BTreeMap::new(),
             placements: BTreeMap::new(),
         }
@@ -284,9 +296,8 @@ impl Roster {
 
     /// True if the device may write to the space.
     pub fn may_write(&self, device: &DeviceId, space: &SpaceId) -> bool {
-        self.members.get(device).is_some_and(|m| {
-            matches!(m.grant.role, Role::Admin | Role::Member) && m.grant.scope.covers(space)
-        })
+        let member = self.members.get(device);
+        member.is_some_and(|member| member.grant.may_write(space))
     }
 
     /// True if the device may hold the space's segments.
@@ -319,9 +330,7 @@ impl Roster {
         let devices = self
             .members
             .values()
-            .filter(|m| {
-                matches!(m.grant.role, Role::Admin | Role::Member) && m.grant.scope.covers(space)
-            })
+            .filter(|m| m.grant.may_read(space))
             .map(|m| m.grant.subject.sealing);
         devices
             .chain([self.founding.record().root_sealing])
@@ -331,7 +340,7 @@ impl Roster {
     /// Counts one roster segment by `author`, whole or not at all.
     ///
     /// # Errors
-    /// [`RosterError::NotAMember`] may heal when other segments come; the rest is final.
+    /// [`RosterError::NotAMember`] and [`RosterError::NotCovered`] may heal when other segments come; the rest is final.
     pub fn apply(
         &mut self,
         author: &DeviceId,
@@ -340,6 +349,7 @@ impl Roster {
         let mut next = Self {
             founding: self.founding.clone(),
             members: self.members.clone(),
+            grants: self.grants.clone(),
             epochs: BTreeMap::new(),
             placements: BTreeMap::new(),
         };
@@ -349,11 +359,10 @@ impl Roster {
                 next.count_grant(author, grant, &mut change)?;
             }
         }
-        let member = next
-            .members
-            .get(author)
-            .ok_or(RosterError::NotAMember(*author))?;
-        let role = member.grant.role;
+        if !next.members.contains_key(author) {
+            return Err(RosterError::NotAMember(*author));
+        }
+        let own_grants = next.grants.get(author).cloned().unwrap_or_default();
         let not_authorised = |what| RosterError::NotAuthorised {
             author: *author,
             what,
@@ -363,8 +372,12 @@ impl Roster {
                 RosterEntry::Grant(_) => {}
                 RosterEntry::Epoch(record) => {
                     record.check()?;
-                    if !matches!(role, Role::Admin | Role::Member) {
-                        return Err(not_authorised("an epoch"));
+                    let space = record.space;
+                    if !own_grants.iter().any(|grant| grant.may_write(&space)) {
+                        return Err(RosterError::NotCovered {
+                            author: *author,
+                            space,
+                        });
                     }
                     change.spaces.insert(record.space);
                     let stands = next.epochs.get(&record.epoch);
@@ -399,6 +412,7 @@ impl Roster {
             }
         }
         self.members = next.members;
+        self.grants = next.grants;
         self.epochs.extend(next.epochs);
         self.placements.extend(next.placements);
         Ok(change)
@@ -428,6 +442,10 @@ impl Roster {
             clear.check_authority(Authority::Device(&own.grant))?;
         }
         let subject = clear.subject.id;
+        let all = self.grants.entry(subject).or_default();
+        if !all.contains(&clear) {
+            all.push(clear.clone());
+        }
         let rank = |g: &GrantClear| (g.role, *g.serial);
         let wins = self
             .members
@@ -445,7 +463,7 @@ impl Roster {
 mod tests {
     use super::*;
     use crate::crypto::PublicKey;
-    use crate::grant::{GrantPrivate, Scope};
+    use crate::grant::{GrantPrivate, Rights, Scope};
     use crate::identity::{DeviceKeys, FoundingRecord, Phrase, RootKeys};
     use minicbor::bytes::ByteArray;
     use rand_core::SeedableRng;
@@ -489,6 +507,7 @@ mod tests {
                 private_hash: ByteArray::from([0; 32]),
                 issuer: PublicKey(issuer.id()),
                 serial: ByteArray::from(crypto::random(&mut self.rng)),
+                rights: Rights::of(role),
             };
             let private = GrantPrivate {
                 purpose: "test".into(),
@@ -571,5 +590,86 @@ mod tests {
             .expect("has a box");
         assert_eq!(by_root.id_key, secret.id_key);
         assert!(record.open(&phone.unseal).expect("no box").is_none());
+    }
+
+    #[test]
+    fn a_member_writes_keys_of_its_own_spaces_only() {
+        let mut w = World::new();
+        let root = w.root.sign.clone();
+        let [laptop, phone] = [(); 2].map(|()| DeviceKeys::generate(&mut w.rng));
+        let (inside, outside) = (SpaceId::from_bytes([1; 16]), SpaceId::from_bytes([2; 16]));
+        let first = w.grant(&laptop, Role::Admin, 2, Scope::All, &root);
+        let narrow = Scope::Spaces(vec![inside]);
+        let second = w.grant(&phone, Role::Member, 0, narrow, &laptop.sign);
+        let wider = Scope::Spaces(vec![inside, outside]);
+        let third = w.grant(&phone, Role::Member, 0, wider, &laptop.sign);
+        let mut roster = Roster::new(w.founding.clone());
+        roster
+            .apply(&laptop.sign.id(), &[first, second])
+            .expect("an admin enrols");
+        let mut epoch_of = |space, number| {
+            let secret = EpochSecret {
+                key: Key::generate(&mut w.rng),
+                id_key: Key::generate(&mut w.rng),
+                parents: vec![],
+            };
+            let epoch = EpochId::from_bytes([number; 16]);
+            RosterEntry::Epoch(secret.seal(space, epoch, vec![], [], &mut w.rng))
+        };
+        let (own, others) = (epoch_of(inside, 1), epoch_of(outside, 2));
+        let phone = phone.sign.id();
+        roster.apply(&phone, &[own]).expect("its own space");
+        let error = roster
+            .apply(&phone, std::slice::from_ref(&others))
+            .expect_err("not its space");
+        assert!(matches!(error, RosterError::NotCovered { space, .. } if space == outside));
+        assert_eq!(roster.spaces(), BTreeSet::from([inside]));
+        // Whichever of its grants stands for it: what one of them allows counts.
+        roster.apply(&laptop.sign.id(), &[third]).expect("widens");
+        roster.apply(&phone, &[others]).expect("its space now");
+    }
+
+    #[test]
+    fn rights_stay_within_the_role_and_the_issuers() {
+        let mut w = World::new();
+        let root = w.root.sign.clone();
+        let laptop = DeviceKeys::generate(&mut w.rng);
+        let clear = |role, rights| GrantClear {
+            version: 1,
+            pac: w.founding.id(),
+            subject: laptop.public(),
+            scope: Scope::All,
+            role,
+            depth: 1,
+            private_hash: ByteArray::from([0; 32]),
+            issuer: PublicKey(root.id()),
+            serial: ByteArray::from([1; 16]),
+            rights,
+        };
+        let key = w.keys.private.clone().expect("a full set of keys");
+        let rng = w.rng.clone();
+        let issue = |clear: GrantClear| {
+            let mut rng = rng.clone();
+            Grant::issue(clear, &GrantPrivate::default(), &key, &root, &mut rng)
+        };
+        let pac = w.founding.id();
+        let more = issue(clear(Role::Member, Rights::ENROL));
+        assert!(
+            more.verify(&pac).is_err(),
+            "a member with an admin's rights"
+        );
+        let less = issue(clear(Role::Member, Rights::READ));
+        let reader = less.verify(&pac).expect("a member that only reads");
+        let space = SpaceId::from_bytes([1; 16]);
+        assert!(reader.may_read(&space) && !reader.may_write(&space));
+        let mut admin = clear(Role::Admin, Rights::READ);
+        admin.depth = 5;
+        let by_it = GrantClear {
+            issuer: PublicKey(laptop.sign.id()),
+            ..clear(Role::Member, Rights::READ)
+        };
+        assert!(by_it.check_authority(Authority::Device(&admin)).is_err());
+        admin.rights = Rights::of(Role::Admin);
+        assert!(by_it.check_authority(Authority::Device(&admin)).is_ok());
     }
 }

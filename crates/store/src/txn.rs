@@ -10,9 +10,11 @@ mod tests;
 use std::collections::BTreeMap;
 
 use pacsync_protocol::crypto::Entropy;
-use pacsync_protocol::roster::{Roster, RosterEntry};
+use pacsync_protocol::roster::{Roster, RosterEntry, RosterError};
 use pacsync_protocol::row::{Row, STAMP_MAX};
-use pacsync_protocol::segment::{DEPS_MAX, Draft, ENTRIES_MAX, Entry, PLAIN_MAX, VerifiedSegment};
+use pacsync_protocol::segment::{
+    DEPS_MAX, Draft, ENTRIES_MAX, Entry, Header, PLAIN_MAX, VerifiedSegment,
+};
 use pacsync_protocol::{DeviceId, Head, LogId, Seq, SpaceId, Stamp, cbor};
 use redb::{ReadableTable, WriteTransaction};
 
@@ -357,7 +359,7 @@ impl<'s> Txn<'s> {
                 Counted::Never(why) => self.quarantine(no, header.last(), &why)?,
             }
         } else {
-            self.take_entries(&space, no, header.first, header.clock, entries)?;
+            self.take_entries(&space, no, header, entries)?;
         }
         // A clock that runs ahead must not raise everyone's.
         let clock = header.clock.min(clock_bound);
@@ -461,19 +463,24 @@ impl<'s> Txn<'s> {
         &mut self,
         space: &Space,
         no: u32,
-        first: Seq,
-        clock: Stamp,
+        header: &Header,
         entries: Vec<Entry>,
     ) -> Result<(), StoreError> {
         let confirmed = entries.contains(&Entry::DeletesConfirmed);
-        let mut seq = first;
+        let mut seq = header.first;
         let mut trouble = None;
         {
             let mut tree = TreeTables::open(&self.tx, space.no)?;
             for entry in &entries {
                 if let Entry::Row(bytes) = entry {
                     match Row::from_bytes(bytes) {
-                        Ok(row) if row.keys.at.as_ref().is_some_and(|at| at.stamp > clock) => {
+                        Ok(row)
+                            if row
+                                .keys
+                                .at
+                                .as_ref()
+                                .is_some_and(|at| at.stamp > header.clock) =>
+                        {
                             trouble = Some("a placement is stamped above its clock".to_owned());
                         }
                         Ok(row) => {
@@ -511,7 +518,7 @@ impl<'s> Txn<'s> {
             }
         }
         if let Some(why) = trouble {
-            self.quarantine(no, first, &why)?;
+            self.quarantine(no, header.last(), &why)?;
         }
         Ok(())
     }
@@ -543,7 +550,7 @@ impl<'s> Txn<'s> {
         let mut roster = self.roster().clone();
         let change = match roster.apply(author, &entries) {
             Ok(change) => change,
-            Err(pacsync_protocol::roster::RosterError::NotAMember(_)) => {
+            Err(RosterError::NotAMember(_) | RosterError::NotCovered { .. }) => {
                 return Ok(Counted::NotYet);
             }
             Err(error) => return Ok(Counted::Never(error.to_string())),

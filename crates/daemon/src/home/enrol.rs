@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use minicbor::bytes::ByteArray;
 use pacsync_protocol::crypto::{self, Entropy, PublicKey};
-use pacsync_protocol::grant::{Grant, GrantClear, GrantPrivate, Role, Scope};
+use pacsync_protocol::grant::{Grant, GrantClear, GrantPrivate, Rights, Role, Scope};
 use pacsync_protocol::identity::DevicePublic;
 use pacsync_protocol::pairing::{self, SpaceHint, Welcome};
 use pacsync_protocol::roster::{Roster, RosterEntry};
@@ -106,6 +106,7 @@ pub fn enrol_entries(
         private_hash: ByteArray::from([0; 32]),
         issuer: PublicKey(own),
         serial: ByteArray::from(crypto::random(rng)),
+        rights: Rights::of(role),
     };
     let private = GrantPrivate {
         purpose: "paired".into(),

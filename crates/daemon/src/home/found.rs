@@ -8,7 +8,7 @@ use minicbor::bytes::ByteArray;
 use pacsync_protocol::EpochId;
 use pacsync_protocol::SpaceId;
 use pacsync_protocol::crypto::{self, Entropy, Key, PublicKey};
-use pacsync_protocol::grant::{DEPTH_MAX, Grant, GrantClear, GrantPrivate, Role, Scope};
+use pacsync_protocol::grant::{DEPTH_MAX, Grant, GrantClear, GrantPrivate, Rights, Role, Scope};
 use pacsync_protocol::identity::{
     DeviceKeys, DeviceName, FoundingRecord, Phrase, RootKeys, VerifiedFounding,
 };
@@ -203,6 +203,7 @@ fn grant_clear(
         private_hash: ByteArray::from([0; 32]),
         issuer: PublicKey(root.sign.id()),
         serial: ByteArray::from(crypto::random(rng)),
+        rights: Rights::of(Role::Admin),
     }
 }
 

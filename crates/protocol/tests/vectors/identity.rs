@@ -3,7 +3,7 @@
 use minicbor::Decoder;
 use minicbor::bytes::ByteArray;
 use pacsync_protocol::crypto::{Key, PublicKey};
-use pacsync_protocol::grant::{Grant, GrantClear, GrantPrivate, Role, Scope};
+use pacsync_protocol::grant::{Grant, GrantClear, GrantPrivate, Rights, Role, Scope};
 use pacsync_protocol::identity::{DeviceKeys, FoundingRecord, Phrase, RootKeys, VerifiedFounding};
 use pacsync_protocol::roster::{
     EpochRecord, EpochSecret, ParentKey, Placement, Roster, RosterEntry, RosterKeys, roster_space,
@@ -112,6 +112,7 @@ fn grant() -> Grant {
         private_hash: ByteArray::from([0; 32]),
         issuer: PublicKey(root.sign.id()),
         serial: ByteArray::from([0x55; 16]),
+        rights: Rights::of(Role::Admin),
     };
     let private = GrantPrivate {
         purpose: "founder".into(),
