@@ -43,6 +43,9 @@ impl Device {
         let mut txn = self.store.begin()?;
         txn.put_ack(&key.0, &key.1, ack.bytes())?;
         txn.commit_lazily()?;
+        if let Some(worktree) = self.worktrees.get_mut(&key.0) {
+            worktree.peer_anew(&key.1);
+        }
         self.acks.insert(key, ack);
         Ok(())
     }

@@ -94,6 +94,8 @@ pub struct Device {
     own_acks_due: BTreeMap<SpaceId, u64>,
     /// Logs with held segments that cannot be applied yet: up to where they are, and since when.
     waiting: BTreeMap<(SpaceId, LogId), (Seq, u64)>,
+    /// Whose log the newest rows of a space came from: it has the contents that they name.
+    last_writer: BTreeMap<SpaceId, DeviceId>,
     events: VecDeque<EventKind>,
     last_seen: BTreeMap<DeviceId, u64>,
     was_in_sync: bool,
@@ -129,6 +131,7 @@ impl Device {
             acks: BTreeMap::new(),
             own_acks_due: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            last_writer: BTreeMap::new(),
             events: VecDeque::new(),
             last_seen: BTreeMap::new(),
             was_in_sync: false,

@@ -17,7 +17,7 @@ use pacsync_store::StoreError;
 use super::Device;
 use crate::control::api::EventKind;
 use crate::net::{CloseCode, ConnId, Direction, Lane, PeerStanding};
-use crate::worktree::{Context, Now, read_for_peer};
+use crate::worktree::{Context, Now, Request, read_for_peer};
 
 /// Bytes that may still be queued on a lane when the network says that it has drained.
 const LOW_MARK: u64 = 256 << 10;
@@ -175,9 +175,11 @@ impl Device {
         for (space, what) in peer.requests.values() {
             if let Some(worktree) = self.worktrees.get_mut(space) {
                 let objects: Vec<_> = (0..what.len()).filter_map(|at| what.object(at)).collect();
-                worktree.missing(what, &objects, 0);
-                worktree.retry_missing();
+                worktree.not_asked(what, &objects);
             }
+        }
+        for worktree in self.worktrees.values_mut() {
+            worktree.peer_anew(&peer.device);
         }
         Some(peer)
     }
@@ -349,7 +351,10 @@ impl Device {
                         self.config_changed = true;
                     }
                 }
-                self.retry_content();
+                let device = peer.device;
+                for worktree in self.worktrees.values_mut() {
+                    worktree.peer_anew(&device);
+                }
                 Ok(())
             }
             Output::Load {
@@ -379,8 +384,10 @@ impl Device {
                 )?;
                 self.committed(committed, Some(conn), now)
             }
-            Output::PeerVector { .. } => {
-                self.retry_content();
+            Output::PeerVector { space, .. } => {
+                if let Some(worktree) = self.worktrees.get_mut(&space) {
+                    worktree.peer_changed(&peer.device);
+                }
                 self.check_joins(now)
             }
             Output::PeerClosedSpace { .. } => Ok(()),
@@ -407,7 +414,7 @@ impl Device {
                     rng: &mut *self.rng,
                     now,
                 };
-                if let Err(why) = worktree.arrived(&mut cx, &what, items)? {
+                if let Err(why) = worktree.arrived(&mut cx, &peer.device, &what, items)? {
                     self.feed_later(conn, Input::Misbehaved { why }, now)?;
                 }
                 Ok(())
@@ -417,7 +424,7 @@ impl Device {
                     && let Some(worktree) = self.worktrees.get_mut(&space)
                     && !missing.is_empty()
                 {
-                    worktree.missing(&what, &missing, now.ms);
+                    worktree.missing(&peer.device, &what, &missing, now.ms);
                 }
                 Ok(())
             }
@@ -523,6 +530,9 @@ impl Device {
         }
         txn.apply(now.ms, &mut *self.rng)?;
         let committed = txn.commit()?;
+        if let Some(log) = logs.last() {
+            self.last_writer.insert(space, log.device);
+        }
         let held = self.store.held(&space)?;
         let entries = logs
             .into_iter()
@@ -554,15 +564,12 @@ impl Device {
         Ok(())
     }
 
-    /// Content that was missing may be there now.
-    fn retry_content(&mut self) {
-        for worktree in self.worktrees.values_mut() {
-            worktree.retry_missing();
-        }
-    }
-
-    /// Asks peers for content, in turn, as far as their windows go.
+    /// Asks peers for content, as far as their windows go: first whoever did not lack anything
+    /// lately and wrote what is wanted, and among equals in turn.
     pub(super) fn fetch(&mut self, now: Now) -> Result<(), StoreError> {
+        for worktree in self.worktrees.values_mut() {
+            worktree.tidy_requests(now.ms);
+        }
         let spaces: Vec<SpaceId> = self
             .worktrees
             .iter()
@@ -570,27 +577,7 @@ impl Device {
             .map(|(space, _)| *space)
             .collect();
         for space in spaces {
-            loop {
-                let free = self
-                    .peers
-                    .iter()
-                    .filter(|(_, peer)| {
-                        peer.session.is_established()
-                            && peer.standing == PeerStanding::Known
-                            && peer.open.contains(&space)
-                            && peer.session.peer_vector(&space).is_some()
-                            && peer.requests.len() < REQUESTS_MAX
-                            && peer.session.request_room() > 0
-                    })
-                    .min_by_key(|(_, peer)| (peer.requests.len(), peer.last_asked))
-                    .map(|(conn, _)| *conn);
-                let Some(conn) = free else { break };
-                let Some(worktree) = self.worktrees.get_mut(&space) else {
-                    break;
-                };
-                let Some(request) = worktree.next_request(now.ms) else {
-                    break;
-                };
+            while let Some((conn, request)) = self.next_fetch(&space, now) {
                 let number = self.next_request;
                 self.next_request += 1;
                 if let Some(peer) = self.peers.get_mut(&conn) {
@@ -606,10 +593,39 @@ impl Device {
                 self.feed(conn, input, now)?;
             }
         }
-        for worktree in self.worktrees.values_mut() {
-            worktree.tidy_requests(now.ms);
-        }
         Ok(())
+    }
+
+    /// Whom to ask for what next.
+    fn next_fetch(&mut self, space: &SpaceId, now: Now) -> Option<(ConnId, Request)> {
+        let worktree = self.worktrees.get_mut(space)?;
+        let writer = self.last_writer.get(space);
+        let mut free: Vec<_> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| {
+                peer.session.is_established()
+                    && peer.standing == PeerStanding::Known
+                    && peer.open.contains(space)
+                    && peer.session.peer_vector(space).is_some()
+                    && peer.requests.len() < REQUESTS_MAX
+                    && peer.session.request_room() > 0
+            })
+            .map(|(conn, peer)| {
+                let rank = (
+                    worktree.lately_lacked(&peer.device),
+                    writer != Some(&peer.device),
+                    peer.requests.len(),
+                    peer.last_asked,
+                );
+                (rank, *conn, peer.device)
+            })
+            .collect();
+        free.sort_unstable_by_key(|(rank, _, _)| *rank);
+        free.into_iter().find_map(|(_, conn, device)| {
+            let request = worktree.next_request(&device, now.ms)?;
+            Some((conn, request))
+        })
     }
 
     pub(super) fn timeouts(&mut self, now: Now) -> Result<(), StoreError> {

@@ -11,6 +11,7 @@ mod displaced;
 mod exact;
 mod faults;
 mod ignore;
+mod lacks;
 mod notes;
 mod plan;
 mod queue;

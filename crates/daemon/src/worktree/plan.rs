@@ -567,6 +567,7 @@ impl Worktree {
             self.unwait(&node);
         }
         self.waiting_of.insert(node, content.id);
+        self.transfers.more_is_wanted();
         let waiting = self.waiting.entry(content.id).or_insert_with(|| Waiting {
             size: content.size,
             nodes: Default::default(),
@@ -670,6 +671,7 @@ impl Worktree {
                     for_packs: true,
                 };
                 self.waiting.insert(content.id, waiting);
+                self.transfers.more_is_wanted();
             }
         }
         Ok(())

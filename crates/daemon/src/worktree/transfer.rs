@@ -2,6 +2,7 @@
 //! beside their target, chunk by chunk, so that a transfer goes on where it stopped.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use minicbor::{Decode, Encode};
@@ -10,11 +11,12 @@ use pacsync_protocol::content::{
 };
 use pacsync_protocol::session::Wanted;
 use pacsync_protocol::wire::{ChunkRef, Item, Pieces};
-use pacsync_protocol::{ChunkId, ContentId, NodeId};
+use pacsync_protocol::{ChunkId, ContentId, DeviceId, NodeId};
 use pacsync_store::StoreError;
 use pacsync_store::index::IndexReader;
 
 use super::content::{Contents, path_in};
+use super::lacks::Lacks;
 use super::{Context, Worktree};
 use crate::disk::{DiskFile, RelPath};
 
@@ -31,8 +33,8 @@ const CHUNKS_MAX: usize = 200;
 /// Most pieces of one content: what is longer than some 250 GiB is cut short here, does not get
 /// its name, and is not taken.
 const PIECES_MAX: usize = 2 << 20;
-/// How long something that no peer had is left alone.
-const MISSING_MS: u64 = 500;
+/// How long a content is left alone whose manifests do not fit together.
+const BAD_MANIFESTS_MS: u64 = 500;
 
 /// Something to ask a peer for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,13 +93,24 @@ pub(super) struct Transfer {
 pub(super) struct Transfers {
     big: BTreeMap<ContentId, Transfer>,
     asked: BTreeSet<ContentId>,
-    /// Contents that no peer had, and when to ask again.
-    missing: BTreeMap<ContentId, u64>,
+    /// Where the last request to each peer ended, so that what is asked for already is not
+    /// passed over again and again.
+    cursors: BTreeMap<DeviceId, ContentId>,
+    lacks: Lacks,
+    /// Counts whatever may give a peer something to be asked for.
+    news: u64,
+    /// Peers for which there was nothing, and as of when.
+    nothing_for: BTreeMap<DeviceId, u64>,
 }
 
 impl Transfers {
     pub(super) fn is_empty(&self) -> bool {
         self.big.is_empty()
+    }
+
+    /// Another content is waited for.
+    pub(super) fn more_is_wanted(&mut self) {
+        self.news += 1;
     }
 
     pub(super) fn paths(&self) -> Vec<(RelPath, u64, u64)> {
@@ -153,18 +166,29 @@ impl Transfers {
 
 impl Worktree {
     /// The next thing to ask a peer for, if any; it counts as asked from now on.
-    pub fn next_request(&mut self, now_ms: u64) -> Option<Request> {
-        if let Some(request) = self.next_big_request(now_ms) {
+    pub fn next_request(&mut self, peer: &DeviceId, now_ms: u64) -> Option<Request> {
+        if let Some(request) = self.next_big_request(peer, now_ms) {
             return Some(request);
         }
         if self.arrived_bytes >= ARRIVED_MAX {
             return None;
         }
-        self.transfers.missing.retain(|_, until| *until > now_ms);
+        let news = self.transfers.news;
+        if self.transfers.nothing_for.get(peer) == Some(&news) {
+            return None;
+        }
+        let cursor = self.transfers.cursors.get(peer).copied();
+        let (after, until) = match cursor {
+            Some(cursor) => (Bound::Excluded(cursor), Bound::Included(cursor)),
+            None => (Bound::Unbounded, Bound::Unbounded),
+        };
+        let rest = self.waiting.range((after, Bound::Unbounded));
+        // Around the end, unless that was all.
+        let again = cursor.map(|_| self.waiting.range((Bound::Unbounded, until)));
         let mut ids = vec![];
         let mut bytes = 0;
-        for (id, waiting) in &self.waiting {
-            let busy = self.transfers.asked.contains(id) || self.transfers.missing.contains_key(id);
+        for (id, waiting) in rest.chain(again.into_iter().flatten()) {
+            let busy = self.transfers.asked.contains(id) || self.transfers.lacks.has(peer, id);
             let big = waiting.size > SMALL_MAX;
             if busy || big || self.arrived.contains_key(id) {
                 continue;
@@ -175,9 +199,11 @@ impl Worktree {
                 break;
             }
         }
-        if ids.is_empty() {
+        let Some(last) = ids.last() else {
+            self.transfers.nothing_for.insert(*peer, news);
             return None;
-        }
+        };
+        self.transfers.cursors.insert(*peer, *last);
         self.transfers.asked.extend(ids.iter().copied());
         Some(Request {
             what: Wanted::Contents(ids),
@@ -185,9 +211,10 @@ impl Worktree {
         })
     }
 
-    fn next_big_request(&mut self, now_ms: u64) -> Option<Request> {
-        for (content, transfer) in &mut self.transfers.big {
-            if transfer.not_before_ms > now_ms {
+    fn next_big_request(&mut self, peer: &DeviceId, now_ms: u64) -> Option<Request> {
+        let Transfers { big, lacks, .. } = &mut self.transfers;
+        for (content, transfer) in big {
+            if transfer.not_before_ms > now_ms || lacks.has(peer, content) {
                 continue;
             }
             match &mut transfer.state {
@@ -254,9 +281,11 @@ impl Worktree {
     pub fn arrived(
         &mut self,
         cx: &mut Context<'_>,
+        peer: &DeviceId,
         what: &Wanted,
         items: Vec<(ObjectId, Item)>,
     ) -> Result<Result<(), String>, StoreError> {
+        self.transfers.lacks.delivered(peer, cx.now.ms);
         for (object, item) in items {
             let taken = match (object, item, what) {
                 (ObjectId::Content(id), Item::Whole(bytes), _) => {
@@ -397,7 +426,7 @@ impl Worktree {
                 // The manifests do not fit together: some peer made them up. Ask another.
                 tracing::warn!(%content, %error, "bad manifests");
                 transfer.state = State::Top { asked: false };
-                transfer.not_before_ms = cx.now.ms + MISSING_MS;
+                transfer.not_before_ms = cx.now.ms + BAD_MANIFESTS_MS;
                 return Ok(());
             }
         };
@@ -478,41 +507,55 @@ impl Worktree {
         self.mark(nodes);
     }
 
-    /// What a peer did not have may be asked for again, of whoever has it, after a moment.
-    pub fn missing(&mut self, what: &Wanted, objects: &[ObjectId], now_ms: u64) {
+    /// What a peer does not have is asked of the others at once, and of itself later.
+    pub fn missing(&mut self, peer: &DeviceId, what: &Wanted, objects: &[ObjectId], now_ms: u64) {
+        for object in objects {
+            let content = match (object, what) {
+                (ObjectId::Content(id), _) => id,
+                (_, Wanted::Pieces { content, .. }) => content,
+                _ => continue,
+            };
+            self.transfers.lacks.note(peer, *content, now_ms);
+        }
+        self.not_asked(what, objects);
+    }
+
+    /// What was asked for is not under way any more.
+    pub fn not_asked(&mut self, what: &Wanted, objects: &[ObjectId]) {
+        self.transfers.news += 1;
         for object in objects {
             match (object, what) {
                 (ObjectId::Content(id), _) => {
                     self.transfers.asked.remove(id);
-                    self.transfers.missing.insert(*id, now_ms + MISSING_MS);
-                    if let Some(transfer) = self.transfers.big.get_mut(id) {
-                        transfer.not_before_ms = now_ms + MISSING_MS;
-                        if let State::Top { asked } = &mut transfer.state {
-                            *asked = false;
-                        }
+                    if let Some(transfer) = self.transfers.big.get_mut(id)
+                        && let State::Top { asked } = &mut transfer.state
+                    {
+                        *asked = false;
                     }
                 }
                 (ObjectId::Manifest(id), Wanted::Pieces { content, .. }) => {
-                    if let Some(transfer) = self.transfers.big.get_mut(content) {
-                        transfer.not_before_ms = now_ms + MISSING_MS;
-                        if let State::Subs { missing, asked } = &mut transfer.state
-                            && asked.remove(id)
-                        {
-                            missing.push_back(*id);
-                        }
+                    if let Some(transfer) = self.transfers.big.get_mut(content)
+                        && let State::Subs { missing, asked } = &mut transfer.state
+                        && asked.remove(id)
+                    {
+                        missing.push_back(*id);
                     }
                 }
                 (ObjectId::Chunk(id), Wanted::Pieces { content, .. }) => {
-                    if let Some(transfer) = self.transfers.big.get_mut(content) {
-                        transfer.not_before_ms = now_ms + MISSING_MS;
-                        if let State::Chunks { todo, asked } = &mut transfer.state {
-                            todo.extend(asked.remove(id).unwrap_or_default());
-                        }
+                    if let Some(transfer) = self.transfers.big.get_mut(content)
+                        && let State::Chunks { todo, asked } = &mut transfer.state
+                    {
+                        todo.extend(asked.remove(id).unwrap_or_default());
                     }
                 }
                 _ => {}
             }
         }
+    }
+
+    /// Whether a peer lately lacked something: others are asked first.
+    pub fn lately_lacked(&self, peer: &DeviceId) -> bool {
+        self.transfers.lacks.any_of(peer)
     }
 
     /// When something that was missing may be asked for again.
@@ -523,12 +566,20 @@ impl Worktree {
             .values()
             .map(|t| t.not_before_ms)
             .filter(|at| *at > 0);
-        self.transfers.missing.values().copied().chain(big).min()
+        self.transfers.lacks.next_due().into_iter().chain(big).min()
     }
 
-    /// Drops waits that are over, so that they wake nobody.
+    /// Ends the waits that are over, so that they wake nobody.
     pub fn tidy_requests(&mut self, now_ms: u64) {
-        self.transfers.missing.retain(|_, until| *until > now_ms);
+        if !self.wants_content() {
+            self.transfers.lacks.clear();
+            self.transfers.cursors.clear();
+            self.transfers.nothing_for.clear();
+            return;
+        }
+        if self.transfers.lacks.expire(now_ms) {
+            self.transfers.news += 1;
+        }
         for transfer in self.transfers.big.values_mut() {
             if transfer.not_before_ms <= now_ms {
                 transfer.not_before_ms = 0;
@@ -536,12 +587,18 @@ impl Worktree {
         }
     }
 
-    /// A peer may have what was missing: no need to wait.
-    pub fn retry_missing(&mut self) {
-        self.transfers.missing.clear();
-        for transfer in self.transfers.big.values_mut() {
-            transfer.not_before_ms = 0;
-        }
+    /// A peer's replica has changed: it may have what it lacked.
+    pub fn peer_changed(&mut self, peer: &DeviceId) {
+        self.transfers.lacks.out_of_date(peer);
+        self.transfers.nothing_for.remove(peer);
+    }
+
+    /// A peer has everything on its disk, or its connection begins or ends: whatever it lacked
+    /// before says nothing now.
+    pub fn peer_anew(&mut self, peer: &DeviceId) {
+        self.transfers.lacks.forget(peer);
+        self.transfers.cursors.remove(peer);
+        self.transfers.nothing_for.remove(peer);
     }
 
     /// True if something waits for a peer.
@@ -643,3 +700,6 @@ fn fill_from_here(
     }
     Ok(todo)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,192 @@
+use std::collections::BTreeSet;
+
+use pacsync_protocol::crypto::SigningKey;
+use pacsync_protocol::identity::DeviceName;
+use pacsync_store::Store;
+use pacsync_store::content::packs::{DiskFiles, PackStore};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+
+use super::*;
+use crate::disk::LinuxDisk;
+use crate::home::{FoundOptions, Home, found};
+use crate::net::Discovery;
+use crate::worktree::{Now, Tracking, Waiting};
+
+const TIME: Now = Now {
+    ms: 1_000_000,
+    ns: 1_000_000_000_000,
+};
+
+/// A worktree of a device of its own, that waits for contents.
+struct Place {
+    store: Store,
+    packs: PackStore,
+    rng: ChaCha20Rng,
+    worktree: Worktree,
+    _dir: tempfile::TempDir,
+}
+
+fn content(number: u32) -> ContentId {
+    let mut bytes = [7; 32];
+    bytes[..4].copy_from_slice(&number.to_be_bytes());
+    ContentId::from_bytes(bytes)
+}
+
+fn device(seed: u8) -> DeviceId {
+    SigningKey::from_seed(&[seed; 32]).id()
+}
+
+impl Place {
+    fn waiting_for(count: u32) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let root = dir.path().join("root");
+        std::fs::create_dir(&root).expect("creates");
+        let mut rng = ChaCha20Rng::seed_from_u64(1);
+        let home = Home::at(dir.path().join("home"));
+        let options = FoundOptions {
+            name: DeviceName::new("here").expect("a name"),
+            root: root.clone(),
+            listen: None,
+            discovery: Discovery::Off,
+        };
+        let lock = home.lock().expect("locks");
+        found(&lock, &options, 1, &mut rng).expect("founds");
+        let opened = home.load().expect("loads");
+        let mut store = home
+            .open_store(opened.identity.clone(), &mut rng)
+            .expect("opens");
+        let files = DiskFiles::open(&home.packs_path()).expect("a directory");
+        let end = store.pack_end().expect("reads");
+        let (mut packs, _) = PackStore::open(Box::new(files), end).expect("opens");
+        let disk = Box::new(LinuxDisk::open(&root).expect("opens"));
+        let mut cx = Context {
+            store: &mut store,
+            packs: &mut packs,
+            rng: &mut rng,
+            now: TIME,
+        };
+        let space = opened.home_space;
+        let mut worktree =
+            Worktree::open(space, disk, Tracking::all(), None, &mut cx).expect("opens");
+        for number in 0..count {
+            let waiting = Waiting {
+                size: 4_096,
+                nodes: BTreeSet::new(),
+                for_packs: true,
+            };
+            worktree.waiting.insert(content(number), waiting);
+        }
+        Self {
+            store,
+            packs,
+            rng,
+            worktree,
+            _dir: dir,
+        }
+    }
+
+    /// Asks a peer for all that it may be asked for.
+    fn ask(&mut self, peer: &DeviceId, now_ms: u64) -> Vec<Wanted> {
+        self.worktree.tidy_requests(now_ms);
+        std::iter::from_fn(|| self.worktree.next_request(peer, now_ms))
+            .map(|request| request.what)
+            .collect()
+    }
+
+    fn lacks_all(&mut self, peer: &DeviceId, asked: &[Wanted], now_ms: u64) {
+        for what in asked {
+            let objects: Vec<_> = (0..what.len()).filter_map(|at| what.object(at)).collect();
+            self.worktree.missing(peer, what, &objects, now_ms);
+        }
+    }
+}
+
+fn ids(asked: &[Wanted]) -> BTreeSet<ContentId> {
+    let mut ids = BTreeSet::new();
+    for what in asked {
+        let Wanted::Contents(contents) = what else {
+            panic!("{what:?}");
+        };
+        for id in contents {
+            assert!(ids.insert(*id), "asked for twice");
+        }
+    }
+    ids
+}
+
+#[test]
+fn what_one_peer_lacks_is_asked_of_the_next_at_once_and_of_itself_later() {
+    let (one, other) = (device(1), device(2));
+    let mut place = Place::waiting_for(1_000);
+    let now = TIME.ms;
+    let asked = place.ask(&one, now);
+    assert_eq!(ids(&asked).len(), 1_000);
+    assert!(place.ask(&other, now).is_empty(), "it is asked for already");
+    place.lacks_all(&one, &asked, now);
+    assert!(place.worktree.lately_lacked(&one));
+    assert!(place.ask(&one, now).is_empty(), "asked again at once");
+    let asked = place.ask(&other, now);
+    assert_eq!(ids(&asked).len(), 1_000, "the other one is not asked");
+    place.lacks_all(&other, &asked, now);
+    assert!(place.ask(&one, now).is_empty() && place.ask(&other, now).is_empty());
+    // Nobody has it: one waits, and not for a moment that is over.
+    let due = place.worktree.next_request_due().expect("asks again");
+    assert!(due > now, "a busy loop");
+    assert_eq!(ids(&place.ask(&one, due)).len(), 1_000);
+}
+
+#[test]
+fn a_change_of_a_peer_makes_its_answers_void() {
+    let peer = device(1);
+    for change in [Worktree::peer_changed, Worktree::peer_anew] {
+        let mut place = Place::waiting_for(10);
+        let asked = place.ask(&peer, TIME.ms);
+        place.lacks_all(&peer, &asked, TIME.ms);
+        assert!(place.ask(&peer, TIME.ms).is_empty());
+        change(&mut place.worktree, &peer);
+        assert_eq!(ids(&place.ask(&peer, TIME.ms)).len(), 10);
+    }
+}
+
+#[test]
+fn what_a_lost_peer_was_asked_for_is_asked_of_another() {
+    let (one, other) = (device(1), device(2));
+    let mut place = Place::waiting_for(300);
+    let asked = place.ask(&one, TIME.ms);
+    for what in &asked {
+        let objects: Vec<_> = (0..what.len()).filter_map(|at| what.object(at)).collect();
+        place.worktree.not_asked(what, &objects);
+    }
+    place.worktree.peer_anew(&one);
+    assert_eq!(ids(&place.ask(&other, TIME.ms)).len(), 300);
+}
+
+#[test]
+fn at_rest_no_answer_wakes_anyone() {
+    let peer = device(1);
+    let mut place = Place::waiting_for(10);
+    let asked = place.ask(&peer, TIME.ms);
+    place.lacks_all(&peer, &asked, TIME.ms);
+    place.worktree.waiting.clear();
+    place.worktree.tidy_requests(TIME.ms);
+    assert_eq!(place.worktree.next_request_due(), None);
+}
+
+#[test]
+fn bytes_of_another_name_are_refused() {
+    let peer = device(1);
+    let mut place = Place::waiting_for(1);
+    let asked = place.ask(&peer, TIME.ms);
+    let mut cx = Context {
+        store: &mut place.store,
+        packs: &mut place.packs,
+        rng: &mut place.rng,
+        now: TIME,
+    };
+    let item = (ObjectId::Content(content(0)), Item::Whole(vec![1]));
+    let taken = place
+        .worktree
+        .arrived(&mut cx, &peer, &asked[0], vec![item]);
+    assert!(taken.expect("stores").is_err());
+}
