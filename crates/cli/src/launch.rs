@@ -25,6 +25,13 @@ const REPORT_LEN_MAX: u64 = 64 << 10;
 /// Lines of the log that are shown when the daemon dies without a word.
 const LOG_LINES_SHOWN: usize = 5;
 
+/// Settings of the C library for a daemon: one heap that is given back, since after a burst it
+/// goes on for weeks at rest.
+pub(crate) const ENVIRONMENT: [(&str, &str); 2] = [
+    ("MALLOC_ARENA_MAX", "1"),
+    ("MALLOC_TRIM_THRESHOLD_", "131072"),
+];
+
 /// What the daemon writes into the pipe: one line.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -46,10 +53,7 @@ pub(crate) fn start(home: &Path, verbose: u8) -> Result<u32, CliError> {
         .arg("daemon")
         .arg("--background");
     command.args((0..verbose).map(|_| "-v"));
-    // One heap that is given back: after a burst the daemon goes on for weeks at rest.
-    command
-        .env("MALLOC_ARENA_MAX", "1")
-        .env("MALLOC_TRIM_THRESHOLD_", "131072");
+    command.envs(ENVIRONMENT);
     // It may outlive the directory it was started in.
     command.current_dir("/");
     command.stdin(Stdio::null()).stdout(theirs).stderr(log);

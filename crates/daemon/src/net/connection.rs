@@ -21,7 +21,7 @@ use super::endpoint::SendError;
 use super::event::{
     CloseCode, CloseReason, ConnId, Credit, Direction, Lane, NetEvent, PeerStanding,
 };
-use super::frame::{FRAME_LIMIT, FrameError, FrameReader, write_frame};
+use super::frame::{FrameError, FrameReader, write_frame};
 
 /// Bytes that may wait in one lane's send queue. Whoever sends is meant to hold
 /// back at [`HIGH_MARK`]; this is the end of patience.
@@ -142,9 +142,11 @@ impl Connections {
 
     /// Queues a frame; returns how many bytes wait in the lane.
     pub(super) fn send(&self, conn: ConnId, lane: Lane, frame: Vec<u8>) -> Result<u64, SendError> {
-        if frame.len() > FRAME_LIMIT {
+        let limit = lane.frame_max();
+        if frame.len() > limit {
             return Err(SendError::TooLong {
                 length: frame.len(),
+                limit,
             });
         }
         let live = self.lock();
@@ -280,7 +282,7 @@ impl Connections {
         let budget = lane.receive_budget();
         let room = Arc::new(Semaphore::new(budget as usize));
         loop {
-            let length = match stream.read_length(FRAME_LIMIT).await {
+            let length = match stream.read_length(lane.frame_max()).await {
                 Ok(length) => length,
                 Err(error) => return error,
             };
@@ -315,7 +317,7 @@ impl Connections {
     ) -> FrameError {
         while let Some(frame) = queued.recv().await {
             let cost = cost_queued(frame.len());
-            if let Err(error) = write_frame(&mut stream, frame, FRAME_LIMIT).await {
+            if let Err(error) = write_frame(&mut stream, frame, lane.frame_max()).await {
                 return error;
             }
             let has_drained = {

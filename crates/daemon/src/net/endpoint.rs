@@ -16,7 +16,6 @@ use tokio_util::task::TaskTracker;
 use super::connection::Connections;
 use super::discovery;
 use super::event::{CloseCode, ConnId, ConnectFailure, Lane, NetEvent, StandingOf};
-use super::frame::FRAME_LIMIT;
 use super::handshake::{HANDSHAKES_MAX, Shared};
 use super::pairing::PairingSlot;
 use super::socket;
@@ -119,11 +118,13 @@ pub enum SendError {
         /// Bytes in the queue.
         waiting: u64,
     },
-    /// The payload is over [`FRAME_LIMIT`].
-    #[error("a frame of {length} bytes, over the limit of {FRAME_LIMIT}")]
+    /// The payload is over [`Lane::frame_max`].
+    #[error("a frame of {length} bytes, over the limit of {limit}")]
     TooLong {
         /// The payload's length in bytes.
         length: usize,
+        /// The lane's limit in bytes.
+        limit: usize,
     },
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use pacsync_protocol::DeviceId;
+use pacsync_protocol::{DeviceId, wire};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// Names one connection of this process; never used twice.
@@ -30,6 +30,14 @@ impl Lane {
     /// Both lanes, in the order of their numbers.
     pub const ALL: [Self; 2] = [Self::State, Self::Content];
 
+    /// The longest payload of a frame, in bytes: what the protocol's messages there may have.
+    pub const fn frame_max(self) -> usize {
+        match self {
+            Self::State => wire::Lane::State.frame_max(),
+            Self::Content => wire::Lane::Content.frame_max(),
+        }
+    }
+
     /// The byte that opens the lane's stream.
     pub(super) fn number(self) -> u8 {
         match self {
@@ -54,7 +62,7 @@ impl Lane {
     pub(super) fn receive_budget(self) -> u32 {
         match self {
             Self::State => 2 << 20,
-            Self::Content => 8 << 20,
+            Self::Content => 3 << 20,
         }
     }
 }
@@ -213,7 +221,7 @@ pub enum NetEvent {
         conn: ConnId,
         /// The lane; order holds within one.
         lane: Lane,
-        /// The payload, at most [`FRAME_LIMIT`](super::FRAME_LIMIT) bytes.
+        /// The payload, at most [`Lane::frame_max`] bytes.
         bytes: Vec<u8>,
         /// To be dropped when the payload has been dealt with.
         credit: Credit,

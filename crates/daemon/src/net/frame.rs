@@ -3,9 +3,6 @@
 use bytes::Bytes;
 use quinn::{ConnectionError, ReadError, RecvStream, SendStream, WriteError};
 
-/// The longest payload of a frame on a lane: 16 MiB of content and room for what goes around it.
-pub const FRAME_LIMIT: usize = (16 << 20) + (64 << 10);
-
 /// What is set aside for a frame before any of it has arrived.
 const FIRST_ALLOCATION: usize = 64 << 10;
 /// Received packets fetched from the connection in one go.
@@ -108,6 +105,10 @@ impl FrameReader {
             let missing = length - payload.len();
             let chunk = self.chunk().await?;
             let taken = chunk.split_to(missing.min(chunk.len()));
+            if payload.capacity() - payload.len() < taken.len() {
+                // Doubles, but never beyond what was announced.
+                payload.reserve_exact(missing.min(payload.len().max(taken.len())));
+            }
             payload.extend_from_slice(&taken);
         }
         Ok(payload)

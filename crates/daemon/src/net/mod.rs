@@ -28,6 +28,6 @@ pub use event::{
     CloseCode, CloseReason, ConnId, ConnectFailure, Credit, Direction, Lane, NetEvent,
     PeerStanding, StandingOf,
 };
-pub use frame::{FRAME_LIMIT, FrameError, FrameReader, write_frame};
+pub use frame::{FrameError, FrameReader, write_frame};
 pub use pairing::{PairingClient, PairingSlot, connect_pairing, exporter};
 pub use tls::TlsError;

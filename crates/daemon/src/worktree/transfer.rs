@@ -23,7 +23,7 @@ use crate::disk::{DiskFile, RelPath};
 /// Most contents in one request.
 const CONTENTS_PER_REQUEST: usize = 256;
 /// Most bytes of small contents that wait for their apply.
-const ARRIVED_MAX: usize = 8 << 20;
+const ARRIVED_MAX: usize = 2 << 20;
 /// Most big contents that are transferred at a time.
 const ACTIVE_MAX: usize = 4;
 /// Bytes of chunks in one request.

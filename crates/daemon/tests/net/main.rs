@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pacsync_daemon::net::{
-    CloseCode, CloseReason, ConnId, ConnectFailure, Discovery, Endpoint, FRAME_LIMIT, FrameReader,
-    Lane, NetConfig, NetError, NetEvent, NetHandle, PairingSlot, PeerStanding, SendError,
+    CloseCode, CloseReason, ConnId, ConnectFailure, Discovery, Endpoint, FrameReader, Lane,
+    NetConfig, NetError, NetEvent, NetHandle, PairingSlot, PeerStanding, SendError,
     connect_pairing, exporter, write_frame,
 };
 use pacsync_protocol::crypto::{Key, SigningKey};
@@ -158,20 +158,18 @@ async fn pair_of_devices() -> (Device, ConnId, Device, ConnId) {
 async fn frames_go_both_ways_on_both_lanes() {
     let (mut a, on_a, mut b, on_b) = pair_of_devices().await;
     for lane in Lane::ALL {
-        for payload in [vec![], vec![1; 10], vec![2; 300_000], vec![3; FRAME_LIMIT]] {
+        let longest = vec![3; lane.frame_max()];
+        for payload in [vec![], vec![1; 10], vec![2; 300_000], longest] {
             a.net.send(on_a, lane, payload.clone()).expect("is queued");
             assert_eq!(b.frame().await, (on_b, lane, payload.clone()));
             b.net.send(on_b, lane, payload.clone()).expect("is queued");
             assert_eq!(a.frame().await, (on_a, lane, payload));
         }
     }
-    let too_long = a.net.send(on_a, Lane::State, vec![0; FRAME_LIMIT + 1]);
-    assert_eq!(
-        too_long,
-        Err(SendError::TooLong {
-            length: FRAME_LIMIT + 1
-        })
-    );
+    let limit = Lane::State.frame_max();
+    let length = limit + 1;
+    let too_long = a.net.send(on_a, Lane::State, vec![0; length]);
+    assert_eq!(too_long, Err(SendError::TooLong { length, limit }));
 }
 
 #[tokio::test]
@@ -374,7 +372,7 @@ async fn shutdown_tells_the_peers_and_frees_the_port() {
     let (a, on_a, mut b, _) = pair_of_devices().await;
     let address = a.address();
     a.net
-        .send(on_a, Lane::Content, vec![0; 8 * MIB])
+        .send(on_a, Lane::Content, vec![0; 5 * MIB])
         .expect("is queued");
     tokio::time::timeout(PATIENCE, a.endpoint.shutdown())
         .await
@@ -550,12 +548,18 @@ async fn a_frame_over_the_limit_ends_the_connection() {
         .await
         .expect("a device of the pac connects");
     let (conn, ..) = a.connected().await;
-    let (mut send, _receive) = client
+    let (mut send, mut receive) = client
         .connection
         .accept_bi()
         .await
         .expect("a lane is opened");
-    send.write_all(&[0xff; 4]).await.expect("is written");
+    let mut opened = [0];
+    receive.read_exact(&mut opened).await.expect("is named");
+    let lane = Lane::ALL[usize::from(opened[0])];
+    let length = u32::try_from(lane.frame_max() + 1).expect("a length");
+    send.write_all(&length.to_be_bytes())
+        .await
+        .expect("is written");
     let (closed, reason) = a.closed().await;
     assert_eq!(closed, conn);
     assert!(matches!(reason, CloseReason::BadPeer(_)), "{reason:?}");

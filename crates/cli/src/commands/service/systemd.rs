@@ -10,6 +10,7 @@ use pacsync_daemon::control::CommandError;
 
 use super::{Program, Running, ServiceReport, user_home};
 use crate::error::CliError;
+use crate::launch::ENVIRONMENT;
 
 const UNIT: &str = "pacsync.service";
 
@@ -171,12 +172,17 @@ fn unit(program: &Program) -> Result<String, CliError> {
     // In the executable a dollar stands for itself, in an argument it is doubled.
     let executable = word(&program.executable, "$")?;
     let home = word(&program.home, "$$")?;
+    let environment: String = ENVIRONMENT
+        .iter()
+        .map(|(name, value)| format!("Environment={name}={value}\n"))
+        .collect();
     Ok(format!(
         "[Unit]\n\
          Description=pacsync: keeps this device's pac in step with the others\n\
          \n\
          [Service]\n\
          Type=exec\n\
+         {environment}\
          ExecStart={executable} --home {home} daemon\n\
          Restart=on-failure\n\
          RestartSec=5\n\
@@ -226,6 +232,10 @@ mod tests {
             unit.contains(
                 "\nExecStart=\"/opt/my apps/pacsync\" --home \"/h/50%% $$x \\\"y\\\"\\\\\" daemon\n"
             ),
+            "{unit}"
+        );
+        assert!(
+            unit.contains("\nEnvironment=MALLOC_ARENA_MAX=1\n"),
             "{unit}"
         );
         assert!(unit.ends_with("[Install]\nWantedBy=default.target\n"));
