@@ -147,6 +147,26 @@ fn deletes_from_elsewhere_are_held_over_a_restart() {
 }
 
 #[test]
+fn a_root_that_was_emptied_waits_for_the_user_however_small() {
+    let pair = Pair::staged(Stage::Here, Stage::Here, |anna, _| {
+        for at in 0..12 {
+            fs::write(anna.root.join(format!("{at}")), format!("{at}")).expect("writes");
+        }
+    });
+    pair.converge();
+    let before = listing(&pair.b.root);
+    for at in 0..12 {
+        fs::remove_file(pair.a.root.join(format!("{at}"))).expect("removes");
+    }
+    pair.a.ok(&["scan"]);
+    assert_eq!(held(&pair.a.status()), 12);
+    assert_eq!(listing(&pair.b.root), before);
+    pair.a.ok(&["deletes", "--apply"]);
+    pair.converge();
+    assert!(listing(&pair.b.root).is_empty());
+}
+
+#[test]
 fn a_directory_that_went_behind_a_symlink_was_not_deleted() {
     let pair = Pair::staged(Stage::Here, Stage::Here, |anna, _| {
         let docs = anna.root.join("docs");

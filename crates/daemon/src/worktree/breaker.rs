@@ -9,7 +9,7 @@ use crate::disk::RelPath;
 /// Fewer deletes than this are never held.
 const ALWAYS_ALLOWED: u64 = 100;
 /// A space of fewer entries may be emptied without asking.
-const WHOLE_MIN: u64 = 10;
+pub(super) const WHOLE_MIN: u64 = 10;
 /// Deletes within this time count together.
 const WINDOW_MS: u64 = 10_000;
 
@@ -55,9 +55,7 @@ impl Window {
         self.until_ms = now_ms + WINDOW_MS;
         self.entries = self.entries.max(entries);
         let deleted = self.deleted + count;
-        let most = deleted > ALWAYS_ALLOWED && deleted.saturating_mul(2) > self.entries;
-        let all = deleted >= self.entries && self.entries >= WHOLE_MIN;
-        let trips = most || all;
+        let trips = deleted > ALWAYS_ALLOWED && deleted.saturating_mul(2) > self.entries;
         if !trips {
             self.deleted = deleted;
         }
@@ -127,21 +125,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_whole_space_trips_it() {
-        let mut breaker = Breaker::default();
-        assert!(breaker.trips(Direction::Local, 30, 30, 0));
-        assert!(breaker.trips(Direction::Remote, 10, 10, 0));
-        let mut breaker = Breaker::default();
-        assert!(!breaker.trips(Direction::Local, 29, 30, 0));
-        assert!(breaker.trips(Direction::Local, 1, 1, 1_000), "in pieces");
-        let mut breaker = Breaker::default();
-        assert!(!breaker.trips(Direction::Local, 9, 9, 0), "a handful");
-    }
-
-    #[test]
     fn more_than_half_and_more_than_a_hundred_trip_it() {
         let mut breaker = Breaker::default();
-        assert!(!breaker.trips(Direction::Local, 100, 101, 0));
+        assert!(!breaker.trips(Direction::Local, 100, 100, 0));
         let mut breaker = Breaker::default();
         assert!(!breaker.trips(Direction::Local, 400, 1000, 0));
         assert!(

@@ -10,7 +10,7 @@ use pacsync_protocol::segment::Entry as LogEntry;
 use pacsync_store::StoreError;
 use pacsync_store::index::{Entry, Index};
 
-use super::breaker::Direction;
+use super::breaker::{Direction, WHOLE_MIN};
 use super::scan::Batch;
 use super::{Context, Progress, SETTLE_MS, Worktree, file_identity, forget_tree};
 use crate::disk::{FileKind, RelPath, Stat};
@@ -225,10 +225,10 @@ impl Worktree {
             count += 1 + count_below(&batch.index, entry)?;
         }
         let entries = self.count_entries(&batch)?;
-        if self
+        let many = self
             .breaker
-            .trips(Direction::Local, count, entries, cx.now.ms)
-        {
+            .trips(Direction::Local, count, entries, cx.now.ms);
+        if many || (entries >= WHOLE_MIN && !gone.is_empty() && self.is_bare()) {
             for (_, _, path, entry) in gone {
                 self.breaker.held_mut().local.insert(entry.node, path);
             }
@@ -239,6 +239,21 @@ impl Worktree {
         }
         let found = batch.close();
         self.commit_found(found, txn, cx.rng, cx.now, progress)
+    }
+
+    /// True if nothing at all is left of what is tracked.
+    fn is_bare(&self) -> bool {
+        self.tracking.roots().iter().all(|root| {
+            let listing = self.disk.list(root).unwrap_or_default();
+            let left = |entry: &crate::disk::DirEntry| !super::is_reserved(&entry.name);
+            match self.disk.stat(root) {
+                Ok(None) => true,
+                Ok(Some(stat)) if stat.kind == FileKind::Dir && listing.errors.is_empty() => {
+                    !listing.entries.iter().any(left)
+                }
+                _ => false,
+            }
+        })
     }
 
     fn count_entries(&self, b: &Batch<'_>) -> Result<u64, StoreError> {
