@@ -3,11 +3,13 @@
 use pacsync_protocol::crypto::{Key, SigningKey};
 use pacsync_protocol::identity::{DeviceKeys, FoundingRecord, Phrase};
 use pacsync_protocol::roster::{ROSTER_EPOCH, RosterKeys};
+use pacsync_protocol::segment::{Draft, Entry, VerifiedSegment};
 use pacsync_protocol::{Incarnation, SegmentHash};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::*;
+use crate::error::Refusal;
 use crate::replica::Identity;
 
 fn replica() -> (Store, ChaCha20Rng) {
