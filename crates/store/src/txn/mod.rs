@@ -14,7 +14,6 @@ pub use hold::{UNKNOWN_BYTES_MAX, UNKNOWN_KEYS_MAX};
 
 use std::collections::BTreeMap;
 
-use pacsync_protocol::crypto::Entropy;
 use pacsync_protocol::roster::Roster;
 use pacsync_protocol::{DeviceId, LogId, Seq, SpaceId, Stamp, cbor};
 use redb::{ReadableTable, WriteTransaction};
@@ -26,7 +25,7 @@ use crate::tables::{
     ACKS, DOCUMENTS, FRONTIER, LOGS, LogRecord, META, QUARANTINE, SEGMENT_INDEX, SEGMENTS, SPACES,
     SegmentRecord, SpaceRecord,
 };
-use crate::tree::{Causality, TreeTables};
+use crate::tree::TreeTables;
 
 /// A write transaction. Dropping it takes everything back.
 pub struct Txn<'s> {

@@ -1,0 +1,176 @@
+//! What the worktree engine has yet to do: nodes to render, its durable notes, transfers.
+
+use pacsync_protocol::{ContentId, NodeId};
+use redb::{ReadableTable, TableDefinition};
+
+use super::{DISPLACED, INTENTS, Index, JOINED, PENDING, Readable, TRANSFERS, after, key};
+use crate::error::StoreError;
+
+/// The two kinds of durable notes of the worktree engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoteKind {
+    /// What an apply is about to do.
+    Intent,
+    /// What an apply put aside and has yet to look at again.
+    Displaced,
+}
+
+impl NoteKind {
+    fn table(self) -> TableDefinition<'static, (u32, u64), &'static [u8]> {
+        match self {
+            Self::Intent => INTENTS,
+            Self::Displaced => DISPLACED,
+        }
+    }
+}
+
+pub(super) fn pending_in(
+    table: &impl Readable,
+    space: u32,
+    from: Option<&NodeId>,
+    limit: usize,
+) -> Result<Vec<NodeId>, StoreError> {
+    let prefix = key(space, &[]);
+    let start = match from {
+        Some(node) => [key(space, &[node.as_bytes()]), vec![0]].concat(),
+        None => prefix.clone(),
+    };
+    let end = after(&prefix);
+    table
+        .range::<&[u8]>(start.as_slice()..end.as_slice())?
+        .take(limit)
+        .map(|item| {
+            Ok(NodeId::from_slice(
+                item?.0.value().get(4..).unwrap_or_default(),
+            ))
+        })
+        .filter_map(Result::transpose)
+        .collect()
+}
+
+impl Index<'_> {
+    /// Marks a node as not yet rendered.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn mark_pending(&mut self, node: &NodeId) -> Result<(), StoreError> {
+        let key = key(self.space, &[node.as_bytes()]);
+        self.table(PENDING)?.insert(key.as_slice(), &[][..])?;
+        Ok(())
+    }
+
+    /// Takes a node's mark away.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn clear_pending(&mut self, node: &NodeId) -> Result<(), StoreError> {
+        let key = key(self.space, &[node.as_bytes()]);
+        self.table(PENDING)?.remove(key.as_slice())?;
+        Ok(())
+    }
+
+    /// Up to `limit` marked nodes after `from`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn pending(&self, from: Option<&NodeId>, limit: usize) -> Result<Vec<NodeId>, StoreError> {
+        pending_in(&self.table(PENDING)?, self.space, from, limit)
+    }
+
+    /// Keeps a record and returns its number.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn add_note(&mut self, kind: NoteKind, bytes: &[u8]) -> Result<u64, StoreError> {
+        let mut table = self.tx.open_table(kind.table())?;
+        let last = match table
+            .range((self.space, 0)..=(self.space, u64::MAX))?
+            .next_back()
+        {
+            Some(item) => item?.0.value().1,
+            None => 0,
+        };
+        let number = last + 1;
+        table.insert((self.space, number), bytes)?;
+        Ok(number)
+    }
+
+    /// Takes a record away.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn remove_note(&mut self, kind: NoteKind, number: u64) -> Result<(), StoreError> {
+        self.tx
+            .open_table(kind.table())?
+            .remove((self.space, number))?;
+        Ok(())
+    }
+
+    /// All records of a kind.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn notes(&self, kind: NoteKind) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        let table = self.tx.open_table(kind.table())?;
+        table
+            .range((self.space, 0)..=(self.space, u64::MAX))?
+            .map(|item| {
+                let (key, value) = item?;
+                Ok((key.value().1, value.value().to_vec()))
+            })
+            .collect()
+    }
+
+    /// Keeps the record of an unfinished transfer.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn put_transfer(&mut self, content: &ContentId, bytes: &[u8]) -> Result<(), StoreError> {
+        let key = key(self.space, &[content.as_bytes()]);
+        self.table(TRANSFERS)?.insert(key.as_slice(), bytes)?;
+        Ok(())
+    }
+
+    /// Takes it away.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn remove_transfer(&mut self, content: &ContentId) -> Result<(), StoreError> {
+        let key = key(self.space, &[content.as_bytes()]);
+        self.table(TRANSFERS)?.remove(key.as_slice())?;
+        Ok(())
+    }
+
+    /// The record of an unfinished transfer of a content.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn transfer_of(&self, content: &ContentId) -> Result<Option<Vec<u8>>, StoreError> {
+        self.table(TRANSFERS)?
+            .fetch(&key(self.space, &[content.as_bytes()]))
+    }
+
+    /// All unfinished transfers.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn transfers(&self) -> Result<Vec<(ContentId, Vec<u8>)>, StoreError> {
+        let found = self
+            .table(TRANSFERS)?
+            .below(&key(self.space, &[]), usize::MAX)?;
+        Ok(found
+            .into_iter()
+            .filter_map(|(id, bytes)| Some((ContentId::from_slice(&id)?, bytes)))
+            .collect())
+    }
+
+    /// Counts a file that a first join set aside for the pac's version.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn note_set_aside(&mut self, node: &NodeId, path: &[u8]) -> Result<(), StoreError> {
+        let key = key(self.space, &[node.as_bytes()]);
+        self.table(JOINED)?.insert(key.as_slice(), path)?;
+        Ok(())
+    }
+}
