@@ -131,8 +131,9 @@ fn show_up(context: &Context, status: Status, phrase: Option<Vec<String>>) -> Re
 fn phrase_text(words: &[&str]) -> String {
     format!(
         "This is the phrase of your new pac. It is shown only this once.\n\
-         Write it down on paper, in this order, and keep it safe: whoever has it owns the pac,\n\
-         and without any of your devices it alone brings everything back.\n\n{}",
+         Write it down on paper, in this order, and keep it safe: whoever has it owns the pac.\n\
+         All keys are sealed to it, so that a later version can bring the pac back with it;\n\
+         this version has no command for that yet, so keep a second device.\n\n{}",
         text::phrase(words)
     )
 }
@@ -205,6 +206,7 @@ mod tests {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let text = phrase_text(&words);
         assert!(text.contains("only this once"));
+        assert!(text.contains("no command for that yet"));
         assert!(text.contains(" 1 word1"));
         assert!(text.contains("24 word24"));
     }
