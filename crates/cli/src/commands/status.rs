@@ -164,6 +164,7 @@ mod tests {
                 connected: true,
                 address: "10.0.0.1:4000".parse().ok(),
                 in_sync: false,
+                received: true,
                 last_seen_ms: None,
             }],
             spaces: vec![SpaceStatus {

@@ -11,6 +11,7 @@ mod pairing;
 mod spaces;
 #[path = "../support/mod.rs"]
 mod support;
+mod told;
 mod tracking;
 mod traffic;
 

@@ -100,6 +100,10 @@ pub struct PeerStatus {
     pub address: Option<SocketAddr>,
     /// Whether it last reported the same state as this device's, applied to disk.
     pub in_sync: bool,
+    /// Whether this device has received all that the peer has said to hold. False without a
+    /// connection.
+    #[serde(default)]
+    pub received: bool,
     /// When it was last heard of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen_ms: Option<u64>,

@@ -61,7 +61,11 @@ impl Device {
     }
 
     /// This device's word on a space, if its disk shows what the tree says.
-    pub(super) fn own_ack(&self, space: &SpaceId, now: Now) -> Result<Option<VerifiedAck>, StoreError> {
+    pub(super) fn own_ack(
+        &self,
+        space: &SpaceId,
+        now: Now,
+    ) -> Result<Option<VerifiedAck>, StoreError> {
         let Some(worktree) = self.worktrees.get(space) else {
             return Ok(None);
         };

@@ -7,6 +7,7 @@
 
 mod acks;
 mod commands;
+mod crossing;
 mod dial;
 mod sessions;
 mod spaces;
@@ -32,6 +33,7 @@ use crate::home::{Config, Home};
 use crate::net::{CloseCode, ConnId, Lane};
 use crate::worktree::{Context, Now, Worktree};
 
+use crossing::{SILENT_MAX_MS, Silent};
 use dial::Dialer;
 use sessions::Peer;
 use waiters::Waiter;
@@ -86,6 +88,10 @@ pub struct Device {
     /// Attached spaces whose worktree could not be opened: why, and when to try again.
     unopened: BTreeMap<SpaceId, (String, u64)>,
     peers: BTreeMap<ConnId, Peer>,
+    /// Incoming connections that are not used yet.
+    silent: BTreeMap<ConnId, Silent>,
+    /// Frames that came from anyone.
+    frames: u64,
     dialer: Dialer,
     waiters: Vec<Waiter>,
     /// Newest acks by space and device.
@@ -106,6 +112,7 @@ pub struct Device {
     next_request: u64,
     config_changed: bool,
     introduced: bool,
+    progress: BTreeMap<SpaceId, status::Told>,
 }
 
 impl Device {
@@ -126,6 +133,8 @@ impl Device {
             worktrees: BTreeMap::new(),
             unopened: BTreeMap::new(),
             peers: BTreeMap::new(),
+            silent: BTreeMap::new(),
+            frames: 0,
             dialer: Dialer::default(),
             waiters: vec![],
             acks: BTreeMap::new(),
@@ -141,6 +150,7 @@ impl Device {
             next_request: 1,
             config_changed: false,
             introduced: false,
+            progress: BTreeMap::new(),
         };
         for (id, addresses) in &device.config.known {
             for address in addresses {
@@ -150,6 +160,7 @@ impl Device {
         device.load_acks()?;
         device.note_waiting(now)?;
         device.open_spaces(now)?;
+        device.introduce_again(now)?;
         Ok(device)
     }
 
@@ -209,6 +220,7 @@ impl Device {
         self.dial(now);
         self.tell_acks(now)?;
         self.check_waiters(now)?;
+        self.tell_progress(now);
         self.note_changes()?;
         Ok(more)
     }
@@ -224,11 +236,14 @@ impl Device {
             .values()
             .filter_map(|peer| peer.session.poll_timeout());
         let unopened = self.unopened.values().map(|(_, at)| *at);
+        let silent = self.silent.values();
+        let silent = silent.map(|silent| silent.since_ms.saturating_add(SILENT_MAX_MS));
         let acks = self.own_acks_due.values().copied();
         let waiters = self.waiters.iter().filter_map(Waiter::next_due);
         worktrees
             .chain(sessions)
             .chain(unopened)
+            .chain(silent)
             .chain(acks)
             .chain(waiters)
             .chain(self.dialer.next_due())
@@ -326,11 +341,12 @@ impl Device {
 
     /// Closes all connections: the device that follows starts its sessions anew.
     pub fn hang_up(&mut self) {
-        for conn in self.peers.keys() {
+        for conn in self.peers.keys().chain(self.silent.keys()) {
             self.transport
                 .close(*conn, CloseCode::Internal, "the replica is opened anew");
         }
         self.peers.clear();
+        self.silent.clear();
     }
 
     /// Writes settings that changed.

@@ -15,6 +15,7 @@ use pacsync_protocol::{Dep, DeviceId, Head, LogId, SpaceId};
 use pacsync_store::StoreError;
 
 use super::Device;
+use super::crossing::{InUse, SILENT_MAX_MS, Silent, Stays, choose};
 use crate::control::api::EventKind;
 use crate::net::{CloseCode, ConnId, Direction, Lane, PeerStanding};
 use crate::worktree::{Context, Now, Request, read_for_peer};
@@ -23,8 +24,6 @@ use crate::worktree::{Context, Now, Request, read_for_peer};
 const LOW_MARK: u64 = 256 << 10;
 /// Requests under way to one peer.
 const REQUESTS_MAX: usize = 8;
-/// Two connections that were opened within this time crossed each other.
-const CROSSED_MS: u64 = 2_000;
 /// A peer that stays unknown for so long is let go.
 const UNKNOWN_MAX_MS: u64 = 30_000;
 
@@ -36,6 +35,8 @@ pub(super) struct Peer {
     pub(super) standing: PeerStanding,
     pub(super) session: Session,
     pub(super) since_ms: u64,
+    /// Count of frames when the last one came by it.
+    heard: Option<u64>,
     queued: [u64; 2],
     open: BTreeSet<SpaceId>,
     /// Number of the request that it was asked last.
@@ -77,7 +78,7 @@ pub(super) fn loaded(bytes: &[u8]) -> Option<Loaded> {
 }
 
 impl Device {
-    /// A connection stands.
+    /// A connection stands. It is used once the side that dialled speaks.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -90,6 +91,70 @@ impl Device {
         direction: Direction,
         now: Now,
     ) -> Result<(), StoreError> {
+        self.dialer.connected(address, device);
+        self.waiters_connected(address, device);
+        let silent = Silent {
+            device,
+            address,
+            standing,
+            since_ms: now.ms,
+            after: self.frames,
+        };
+        match direction {
+            Direction::Incoming => {
+                self.silent.insert(conn, silent);
+                Ok(())
+            }
+            // It came while this device dialled.
+            Direction::Outgoing if self.peer_of(&device).is_some() => {
+                self.transport
+                    .close(conn, CloseCode::Superseded, "another connection is kept");
+                Ok(())
+            }
+            Direction::Outgoing => self.begin(conn, silent, direction, now),
+        }
+    }
+
+    /// The device that dialled speaks for the first time.
+    fn first_word(&mut self, conn: ConnId, silent: Silent, now: Now) -> Result<(), StoreError> {
+        let own = self.store.identity().keys.id();
+        let device = silent.device;
+        let other = self.peers.iter().find(|(_, peer)| peer.device == device);
+        if let Some((other, peer)) = other {
+            let in_use = InUse {
+                direction: peer.direction,
+                age_ms: now.ms.saturating_sub(peer.since_ms),
+                heard: peer.heard,
+            };
+            let (stays, other) = (choose(&own, &device, in_use, silent.after), *other);
+            let over = match stays {
+                Stays::InUse => conn,
+                Stays::New => other,
+            };
+            self.transport
+                .close(over, CloseCode::Superseded, "another connection is kept");
+            if stays == Stays::InUse {
+                return Ok(());
+            }
+            self.drop_peer(other);
+        }
+        self.begin(conn, silent, Direction::Incoming, now)
+    }
+
+    /// Begins a session.
+    fn begin(
+        &mut self,
+        conn: ConnId,
+        silent: Silent,
+        direction: Direction,
+        now: Now,
+    ) -> Result<(), StoreError> {
+        let Silent {
+            device,
+            address,
+            standing,
+            ..
+        } = silent;
         tracing::info!(device = %device.short(), %address, ?direction, ?standing, "connected");
         // The network may have asked before it was told of a new roster.
         let standing = match standing {
@@ -98,32 +163,6 @@ impl Device {
             }
             other => other,
         };
-        self.dialer.connected(address, device);
-        self.waiters_connected(address, device);
-        let own = self.store.identity().keys.id();
-        let other = self
-            .peers
-            .iter()
-            .find(|(_, peer)| peer.device == device)
-            .map(|(conn, peer)| (*conn, peer.direction, peer.since_ms));
-        if let Some((other, before, since_ms)) = other {
-            // Both sides connected at once: the one that the lesser id opened stays. Otherwise
-            // the older one is dead without knowing it: who has a live one does not dial.
-            let opened_by_lesser = |direction: Direction| match direction {
-                Direction::Outgoing => own < device,
-                Direction::Incoming => device < own,
-            };
-            let crossed = before != direction && now.ms < since_ms + CROSSED_MS;
-            let keep_old = crossed && opened_by_lesser(before);
-            if keep_old {
-                self.transport
-                    .close(conn, CloseCode::Superseded, "another connection is kept");
-                return Ok(());
-            }
-            self.transport
-                .close(other, CloseCode::Superseded, "another connection is kept");
-            self.drop_peer(other);
-        }
         let session = Session::new(
             SessionConfig {
                 pac: self.store.identity().founding.id(),
@@ -149,6 +188,7 @@ impl Device {
             standing,
             session,
             since_ms: now.ms,
+            heard: None,
             queued: [0; 2],
             open: BTreeSet::new(),
             last_asked: 0,
@@ -186,6 +226,7 @@ impl Device {
 
     /// A connection is over.
     pub fn closed(&mut self, conn: ConnId, why: &str, now: Now) {
+        self.silent.remove(&conn);
         let Some(peer) = self.drop_peer(conn) else {
             return;
         };
@@ -211,7 +252,12 @@ impl Device {
         bytes: Vec<u8>,
         now: Now,
     ) -> Result<(), StoreError> {
-        if let Some(peer) = self.peers.get(&conn) {
+        self.frames += 1;
+        if let Some(silent) = self.silent.remove(&conn) {
+            self.first_word(conn, silent, now)?;
+        }
+        if let Some(peer) = self.peers.get_mut(&conn) {
+            peer.heard = Some(self.frames);
             self.last_seen.insert(peer.device, now.ms);
         }
         self.feed(
@@ -629,6 +675,14 @@ impl Device {
     }
 
     pub(super) fn timeouts(&mut self, now: Now) -> Result<(), StoreError> {
+        let transport = &mut self.transport;
+        self.silent.retain(|conn, silent| {
+            let over = now.ms >= silent.since_ms.saturating_add(SILENT_MAX_MS);
+            if over {
+                transport.close(*conn, CloseCode::Violation, "nothing was said");
+            }
+            !over
+        });
         let due: Vec<ConnId> = self
             .peers
             .iter()

@@ -202,6 +202,16 @@ impl Device {
         Ok(())
     }
 
+    /// Tells the pac this device's name if it has another one since its last start.
+    pub(super) fn introduce_again(&mut self, now: Now) -> Result<(), StoreError> {
+        let home = self.worktrees.get(&self.home_space);
+        // Before it has joined it writes nothing.
+        if home.is_some_and(|home| home.phase() != Phase::Joining) {
+            self.introduce(now)?;
+        }
+        Ok(())
+    }
+
     /// Tells the pac this device's name and that it keeps `home`, once.
     fn introduce(&mut self, now: Now) -> Result<(), StoreError> {
         if self.introduced {

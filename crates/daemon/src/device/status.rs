@@ -20,6 +20,17 @@ use crate::worktree::{Now, Phase};
 
 /// Most paths in one notice.
 const NOTICE_PATHS: usize = 20;
+/// Shortest time between two words on the progress of a space.
+const PROGRESS_MS: u64 = 250;
+
+/// What was last told of a space's work.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// Most nodes that were open at a time since the last rest.
+    total: u64,
+    last: Option<(u64, u64)>,
+    next_ms: u64,
+}
 
 impl Device {
     /// What is wrong now, with absolute paths.
@@ -218,6 +229,7 @@ impl Device {
                     .map(|p| p.address)
                     .or_else(|| self.config.known.get(&device)?.first().copied()),
                 in_sync: self.peer_in_sync(&device)?,
+                received: self.has_logs_of(&device)?,
                 last_seen_ms: peer
                     .map(|_| now.ms)
                     .or(self.last_seen.get(&device).copied()),
@@ -241,8 +253,70 @@ impl Device {
         })
     }
 
+    /// Tells listeners how far work under way is, a few times a second at most.
+    pub(super) fn tell_progress(&mut self, now: Now) {
+        let mut events = vec![];
+        for (space, worktree) in &self.worktrees {
+            let pending = worktree.pending();
+            if pending == 0 {
+                self.progress.remove(space);
+                continue;
+            }
+            let name = self.space_name(space);
+            let told = self.progress.entry(*space).or_default();
+            told.total = told.total.max(pending);
+            let mut bytes = (0, 0);
+            for (_, done, total) in worktree.transfer_paths() {
+                bytes = (bytes.0 + done, bytes.1 + total);
+            }
+            let seen = (pending, bytes.0);
+            if now.ms < told.next_ms || told.last == Some(seen) {
+                continue;
+            }
+            told.next_ms = now.ms + PROGRESS_MS;
+            told.last = Some(seen);
+            let phase = match worktree.wants_content() {
+                true => "fetching",
+                false => "applying",
+            };
+            let event = EventKind::Progress {
+                space: name,
+                phase: phase.into(),
+                done: told.total - pending,
+                total: Some(told.total),
+                bytes_done: bytes.0,
+                bytes_total: (bytes.1 > 0).then_some(bytes.1),
+            };
+            events.push(event);
+        }
+        for event in events {
+            self.event(event);
+        }
+    }
+
     fn notices(&self, now: Now) -> Result<Vec<Notice>, StoreError> {
         let mut notices = vec![];
+        for (space, worktree) in &self.worktrees {
+            let broken = worktree.broken_links();
+            if broken.count == 0 {
+                continue;
+            }
+            let root = self.root_of(space)?;
+            let absolute = |path: &RelPath| root.join(OsStr::from_bytes(path.as_bytes()));
+            notices.push(Notice {
+                what: format!(
+                    "{} files in {} that were changed elsewhere had other hard links here; under \
+                     those names the old content stays",
+                    broken.count,
+                    self.space_name(space)
+                ),
+                paths: broken
+                    .first
+                    .iter()
+                    .map(|path| TextPath::from_path(&absolute(path)))
+                    .collect(),
+            });
+        }
         for (device, space) in self.waiting_long(now).into_iter().take(NOTICE_PATHS) {
             notices.push(Notice {
                 what: format!(

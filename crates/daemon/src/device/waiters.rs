@@ -330,6 +330,27 @@ impl Device {
         Ok(true)
     }
 
+    /// Whether all that a connected device has said to hold has come.
+    pub(super) fn has_logs_of(&self, device: &DeviceId) -> Result<bool, StoreError> {
+        let Some(peer) = self.peer_of(device) else {
+            return Ok(false);
+        };
+        if !peer.session.is_established() {
+            return Ok(false);
+        }
+        let spaces = self.store.spaces().map(|space| space.id);
+        let spaces = spaces.filter(|space| self.store.roster().may_hold(device, space));
+        for space in spaces.chain([self.store.roster_space()]) {
+            let Some(theirs) = peer.session.peer_vector(&space) else {
+                return Ok(false);
+            };
+            if !self.store.held(&space)?.covers(theirs) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     pub(super) fn waiters_connected(&mut self, address: SocketAddr, device: DeviceId) {
         let report = ConnectReport {
             device: self.device_ref(&device),

@@ -507,6 +507,13 @@ impl Worktree {
                 Err(error) => return Err(error),
             },
         }
+        if let Some(aside) = &aside
+            && put.kind == Kind::File
+            && let Ok(Some(stat)) = self.disk.stat(aside)
+            && stat.nlink > 1
+        {
+            self.note_broken_link(path);
+        }
         let seen = self.disk.stat(path)?.map(|stat| (stat.identity, stat.mode));
         // If somebody wrote to the file since, the identity as written shows the difference.
         let (identity, mode) = match (seen, item.written) {

@@ -90,6 +90,18 @@ pub struct Problem {
     pub what: String,
 }
 
+/// Files with other hard links that an apply replaced, since the start.
+#[derive(Debug, Default)]
+pub struct BrokenLinks {
+    /// How many.
+    pub count: u64,
+    /// The first ones.
+    pub first: BTreeSet<RelPath>,
+}
+
+/// Most paths of broken hard links that are kept.
+const BROKEN_LINKS_MAX: usize = 20;
+
 /// What a step did.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -159,6 +171,7 @@ pub struct Worktree {
     leftovers: BTreeSet<(NodeId, Vec<u8>)>,
     /// Names of the directory that was looked at last, where a name may stand for another.
     exact: exact::ExactNames,
+    broken_links: BrokenLinks,
     /// Set when the root itself cannot be used.
     root_trouble: Option<String>,
     wants_reopen: bool,
@@ -308,6 +321,20 @@ impl Worktree {
     /// Big contents under way: (path, bytes here, size).
     pub fn transfer_paths(&self) -> Vec<(RelPath, u64, u64)> {
         self.transfers.paths()
+    }
+
+    /// Hard links that applies have broken: a replaced file is another one under its other names.
+    pub fn broken_links(&self) -> &BrokenLinks {
+        &self.broken_links
+    }
+
+    fn note_broken_link(&mut self, path: &RelPath) {
+        let first = &mut self.broken_links.first;
+        let known = first.contains(path);
+        if !known && first.len() < BROKEN_LINKS_MAX {
+            first.insert(path.clone());
+        }
+        self.broken_links.count += u64::from(!known);
     }
 
     /// What is wrong, by path.

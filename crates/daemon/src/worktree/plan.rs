@@ -509,6 +509,7 @@ impl Worktree {
             });
         }
         self.wait_for(content, node);
+        self.transfers.aim(&content.id, &place.path);
         if self.transfers.get(&content.id).is_some() || self.transfers.is_full() {
             return Ok(Obtained::Wait);
         }
@@ -533,6 +534,7 @@ impl Worktree {
                     parent: place.parent,
                     name,
                     size: content.size,
+                    target: Some(place.path.as_bytes().to_vec().into()),
                 };
                 let bytes = pacsync_protocol::cbor::encode(&record);
                 b.index.put_transfer(&content.id, &bytes)?;

@@ -130,6 +130,7 @@ impl Worktree {
             offsets: Default::default(),
             leftovers: Default::default(),
             exact: Default::default(),
+            broken_links: Default::default(),
             root_trouble: None,
             wants_reopen: false,
             unwatched: false,
@@ -390,7 +391,10 @@ impl Worktree {
                     .and_then(|path| self.disk.open_write(path).ok());
                 match (path, file) {
                     (Some(path), Some(file)) => {
-                        let target = path.parent().unwrap_or_default();
+                        let target = record.target.as_ref();
+                        let target = target
+                            .and_then(|bytes| RelPath::from_bytes(bytes).ok())
+                            .unwrap_or_else(|| path.clone());
                         self.transfers.begin(content, record, path, target, file);
                         resumed.push(content);
                     }

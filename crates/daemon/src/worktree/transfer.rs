@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
+use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 use pacsync_protocol::content::{
     IdKeys, Manifest, ManifestId, ObjectId, Piece, PieceSource, SMALL_MAX, Walk,
@@ -58,6 +59,9 @@ pub(super) struct TransferRecord {
     /// Bytes of the whole content.
     #[n(2)]
     pub(super) size: u64,
+    /// Where it is to show, for people.
+    #[n(3)]
+    pub(super) target: Option<ByteVec>,
 }
 
 #[derive(Debug)]
@@ -118,6 +122,15 @@ impl Transfers {
             .values()
             .map(|t| (t.target.clone(), t.here, t.record.size))
             .collect()
+    }
+
+    /// What a content becomes, as of now.
+    pub(super) fn aim(&mut self, content: &ContentId, target: &RelPath) {
+        if let Some(transfer) = self.big.get_mut(content)
+            && transfer.target != *target
+        {
+            transfer.target = target.clone();
+        }
     }
 
     pub(super) fn get(&self, content: &ContentId) -> Option<&Transfer> {

@@ -74,6 +74,7 @@ fn status() -> Status {
             connected: false,
             address: None,
             in_sync: false,
+            received: false,
             last_seen_ms: Some(1),
         }],
         spaces: vec![space()],
