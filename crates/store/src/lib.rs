@@ -7,6 +7,7 @@ pub mod content;
 pub mod documents;
 pub mod error;
 pub mod index;
+pub mod merge;
 pub mod replica;
 mod tables;
 pub mod tree;
