@@ -39,6 +39,7 @@
 //! [`MAX_BYTES`] for the base, each side and the result; [`MAX_SIDES`] different sides. The diff has cut-offs
 //! instead of being minimal, and nothing else grows faster than the input times its logarithm.
 
+mod diff;
 mod format;
 mod frame;
 mod ini;

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::ops::Range;
 
-use imara_diff::{Algorithm, Diff, Hunk, Token};
+use imara_diff::{Hunk, Token};
+
+use super::diff::{hunks, slice};
 
 /// A stretch of the result.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +33,7 @@ pub(super) fn regions<T: Eq + Hash>(
     let mut numbers = HashMap::new();
 
     let [base, ours, theirs] = [base, ours, theirs].map(|items| number_all(&mut numbers, items));
-    let count = numbers.len() as u32;
+    let count = numbers.len();
     let mut our_hunks = hunks(&base, &ours, count).into_iter().peekable();
     let mut their_hunks = hunks(&base, &theirs, count).into_iter().peekable();
     let mut out = Vec::new();
@@ -132,51 +134,4 @@ fn number_all<'a, T: Eq + Hash>(numbers: &mut HashMap<&'a T, u32>, items: &'a [T
         tokens.push(Token(*numbers.entry(item).or_insert(next)));
     }
     tokens
-}
-
-fn slice<'a>(tokens: &'a [Token], range: &Range<usize>) -> &'a [Token] {
-    tokens.get(range.clone()).unwrap_or_default()
-}
-
-/// An item that occurs more often than this is a common one.
-const COMMON: u32 = 32;
-
-/// The most common items that are compared. They alone make the diff take quadratic time: it was
-/// measured at 0.8 s for this many, and at 2.5 s for twice as many.
-const MAX_COMMON: usize = 40_000;
-
-/// The changes, as few as can be found in bounded time: where common items are too many, all that
-/// lies between the first and the last difference is one change.
-fn hunks(before: &[Token], after: &[Token], count: u32) -> Vec<Hunk> {
-    let pairs = || before.iter().zip(after);
-    let head = pairs().take_while(|(one, other)| one == other).count();
-    let tails = before.iter().rev().zip(after.iter().rev());
-    let shorter = before.len().min(after.len());
-    let tail = tails.take_while(|(one, other)| one == other).count();
-    let tail = tail.min(shorter - head);
-    let middles = [before, after].map(|tokens| head..tokens.len() - tail);
-    let mut occurrences = vec![0_u32; count as usize];
-    let [before_middle, after_middle] = &middles;
-    let compared = || {
-        slice(before, before_middle)
-            .iter()
-            .chain(slice(after, after_middle))
-    };
-    for token in compared() {
-        if let Some(occurrence) = occurrences.get_mut(token.0 as usize) {
-            *occurrence += 1;
-        }
-    }
-    let is_common = |token: &&Token| {
-        occurrences
-            .get(token.0 as usize)
-            .is_some_and(|count| *count > COMMON)
-    };
-    if compared().filter(is_common).count() > MAX_COMMON {
-        let [before, after] = middles.map(|range| range.start as u32..range.end as u32);
-        return vec![Hunk { before, after }];
-    }
-    let mut diff = Diff::default();
-    diff.compute_with(Algorithm::Histogram, before, after, count);
-    diff.hunks().collect()
 }

@@ -2,6 +2,10 @@
 
 use std::path::Path;
 
+use imara_diff::Token;
+use proptest::prelude::*;
+
+use super::diff::hunks;
 use super::format::Format;
 use super::{Conflict, MAX_BYTES, MAX_SIDES, Outcome, fold, ini, lines, merge};
 
@@ -437,6 +441,28 @@ fn hostile_text_of_the_greatest_size_ends_in_an_answer() {
             Outcome::Conflict(Conflict::Unreadable),
             "{name} {unit:?}"
         );
+    }
+}
+
+proptest! {
+    #[test]
+    fn changes_lead_from_one_sequence_to_the_other(
+        before in prop::collection::vec(0..20_u32, 0..40),
+        after in prop::collection::vec(0..20_u32, 0..40),
+    ) {
+        let [one, other] = [&before, &after].map(|items| items.iter().copied().map(Token).collect::<Vec<_>>());
+        let mut result = Vec::new();
+        let mut at = 0;
+        for hunk in hunks(&one, &other, 20) {
+            let (from, to) = (hunk.before.start as usize, hunk.before.end as usize);
+            // Something that is kept lies between two changes.
+            prop_assert!(from > at || at == 0);
+            result.extend_from_slice(&before[at..from]);
+            result.extend_from_slice(&after[hunk.after.start as usize..hunk.after.end as usize]);
+            at = to;
+        }
+        result.extend_from_slice(&before[at..]);
+        prop_assert_eq!(result, after);
     }
 }
 
