@@ -93,19 +93,7 @@ impl<'a> Outline<'a> {
         }
         if self.open.len() > level + 1 {
             let indent = own.len() - own.trim_start_matches(' ').len();
-            let (tail, rest) = lead.split_at_checked(self.tail_length(lead, indent))?;
-            if let Some(Open {
-                entry:
-                    Entry {
-                        body: Body::Table(table),
-                        ..
-                    },
-                ..
-            }) = self.open.last_mut()
-            {
-                table.tail = Cow::Borrowed(tail);
-            }
-            lead = rest;
+            lead = self.end_table(lead, self.tail_length(lead, indent))?;
         }
         self.close_to(level);
         let parent = self.open.last_mut()?;
@@ -139,12 +127,39 @@ impl<'a> Outline<'a> {
 
     /// The whole; what has not been taken are comments and blank lines at the end.
     pub(super) fn finish(mut self) -> Option<Entry<'a>> {
+        let mut rest = self.text.get(self.at..)?;
+        if self.open.len() > 1 {
+            let length = match self.ends {
+                Ends::AtBlank if line_starts(rest).all(|(_, line)| !line.trim().is_empty()) => {
+                    rest.len()
+                }
+                Ends::AtBlank | Ends::Indented => self.tail_length(rest, 0),
+            };
+            rest = self.end_table(rest, length)?;
+        }
         self.close_to(0);
         let mut root = self.open.pop()?.entry;
         if let Body::Table(table) = &mut root.body {
-            table.tail = Cow::Borrowed(self.text.get(self.at..)?);
+            table.tail = Cow::Borrowed(rest);
         }
         Some(root)
+    }
+
+    /// Gives the innermost table its share of the comments after it; the answer is what is left.
+    fn end_table(&mut self, comments: &'a str, length: usize) -> Option<&'a str> {
+        let (tail, rest) = comments.split_at_checked(length)?;
+        if let Some(Open {
+            entry:
+                Entry {
+                    body: Body::Table(table),
+                    ..
+                },
+            ..
+        }) = self.open.last_mut()
+        {
+            table.tail = Cow::Borrowed(tail);
+        }
+        Some(rest)
     }
 
     fn close_to(&mut self, level: usize) {
