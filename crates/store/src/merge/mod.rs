@@ -36,8 +36,10 @@
 //!
 //! # Limits
 //!
-//! [`MAX_BYTES`] for the base, each side and the result; [`MAX_SIDES`] different sides. The diff has cut-offs
-//! instead of being minimal, and nothing else grows faster than the input times its logarithm.
+//! [`MAX_BYTES`] for the base, each side and the result; [`MAX_SIDES`] different sides; [`MAX_DEPTH`] levels
+//! of keys. The comparison of lines matches those that occur once and has a budget for the rest; when
+//! it is used up, all that is left between two matched lines counts as one change. Lines merged by
+//! lines alone are not understood: two far-apart edits of a script or of XML may not fit each other.
 
 mod diff;
 mod format;
