@@ -581,7 +581,7 @@ impl Worktree {
         for (name, entry) in below {
             if let Ok(path) = path.join(&name) {
                 self.vacated.remove(&(known.node, name));
-                self.breaker.held_mut().local.insert(entry.node, path);
+                self.hold_tree(b, path, entry)?;
             }
         }
         let what = "another file system is mounted here than before: what was in it is not \

@@ -230,7 +230,7 @@ impl Worktree {
             .trips(Direction::Local, count, entries, cx.now.ms);
         if many || (entries >= WHOLE_MIN && !gone.is_empty() && self.is_bare()) {
             for (_, _, path, entry) in gone {
-                self.breaker.held_mut().local.insert(entry.node, path);
+                self.hold_tree(&batch, path, entry)?;
             }
         } else {
             for (parent, name, _, entry) in gone {
@@ -239,6 +239,27 @@ impl Worktree {
         }
         let found = batch.close();
         self.commit_found(found, txn, cx.rng, cx.now, progress)
+    }
+
+    /// What is gone from this disk waits for the user, with all that was beneath it.
+    pub(super) fn hold_tree(
+        &mut self,
+        b: &Batch<'_>,
+        path: RelPath,
+        entry: Entry,
+    ) -> Result<(), StoreError> {
+        let mut held = vec![(path, entry)];
+        while let Some((path, entry)) = held.pop() {
+            if entry.kind == Kind::Dir {
+                for (name, below) in b.index.children(&entry.node)? {
+                    if let Ok(path) = path.join(&name) {
+                        held.push((path, below));
+                    }
+                }
+            }
+            self.breaker.held_mut().local.insert(entry.node, path);
+        }
+        Ok(())
     }
 
     /// True if nothing at all is left of what is tracked.
