@@ -360,6 +360,11 @@ impl Device {
 }
 
 impl Device {
+    /// The replica, to be read.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Keys of the roster, for the network's handshakes.
     pub fn members(&self) -> Vec<DeviceId> {
         self.store

@@ -94,7 +94,7 @@ impl<'l> Founding<'l> {
         draft.write_keys(&identity.keys)?;
         draft.write_config(&draft.config(options, vec![]))?;
         let mut store = draft.open_store(identity, rng)?;
-        fill(&mut store, &root, pac.home_space, options, now_ms, rng)
+        found_replica(&mut store, &root, pac.home_space, options, now_ms, rng)
             .map_err(|source| draft.store_error(source))?;
         Ok(Self { draft, phrase, pac })
     }
@@ -115,7 +115,10 @@ impl<'l> Founding<'l> {
 
 /// Writes what a pac begins with. Two transactions, so that the segments of `home` name the
 /// roster segment that they rest on; the home counts as founded after both only.
-fn fill(
+///
+/// # Errors
+/// [`StoreError`].
+pub fn found_replica(
     store: &mut Store,
     root: &RootKeys,
     home: SpaceId,

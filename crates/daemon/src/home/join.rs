@@ -118,7 +118,7 @@ fn build(
         return Err(bad("it has no key of `home` for this device"));
     }
     let devices = store.roster().members().count();
-    attach(&mut store, &home_space, options).map_err(|source| draft.store_error(source))?;
+    attach_home(&mut store, &home_space, options).map_err(|source| draft.store_error(source))?;
     let joined = Joined {
         pac: pac.founding.id(),
         home_space,
@@ -127,8 +127,12 @@ fn build(
     Ok((pac, joined))
 }
 
-/// Outer: the store failed. Inner: the segments do not hold.
-fn take_roster(
+/// Takes a sponsor's roster into an empty replica. Outer: the store failed. Inner: the segments
+/// do not hold.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn take_roster(
     store: &mut Store,
     segments: &[Vec<u8>],
     now_ms: u64,
@@ -170,7 +174,15 @@ fn take_roster(
     Ok(Ok(()))
 }
 
-fn attach(store: &mut Store, home: &SpaceId, options: &FoundOptions) -> Result<(), StoreError> {
+/// Gives `home` a worktree whose first scan waits for a sponsor.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn attach_home(
+    store: &mut Store,
+    home: &SpaceId,
+    options: &FoundOptions,
+) -> Result<(), StoreError> {
     let txn = store.begin()?;
     let no = txn.space(home)?.no;
     txn.index(no)?

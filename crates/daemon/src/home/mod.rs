@@ -39,8 +39,8 @@ use pacsync_store::{Identity, Store};
 pub use config::{Config, KNOWN_ADDRESSES_MAX};
 pub use enrol::{EnrolError, check_may_enrol, enrol_entries, welcome};
 pub use error::HomeError;
-pub use found::{FoundOptions, Founding, check_can_found, found};
-pub use join::{Joined, introduce, store_welcome};
+pub use found::{FoundOptions, Founding, check_can_found, found, found_replica};
+pub use join::{Joined, attach_home, introduce, store_welcome, take_roster};
 pub use lock::HomeLock;
 
 use files::Secrecy;

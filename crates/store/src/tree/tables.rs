@@ -14,6 +14,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use pacsync_protocol::row::Row;
 use pacsync_protocol::{NodeId, RowId, Stamp};
 use redb::{
     ReadOnlyTable, ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction,
@@ -193,6 +194,22 @@ impl TreeReader {
             totals: tx.open_table(TOTALS)?,
         };
         Ok(Self { space, b })
+    }
+
+    /// Every row of the space, by id: for checks of the whole.
+    ///
+    /// # Errors
+    /// [`TreeError`], here and for each row.
+    pub fn rows(&self) -> Result<Entries<'_, (RowId, Row)>, TreeError> {
+        let first = rows_key(self.space, &RowId::from_bytes([0; 32]));
+        let last = rows_key(self.space, &RowId::from_bytes([255; 32]));
+        let items = self.b.rows.range::<&[u8; 36]>(&first..=&last)?;
+        Ok(Box::new(items.map(|item| {
+            let (key, bytes) = item?;
+            let (_, id) = key.value().split_at(4);
+            let id = id.try_into().map_err(|_| TreeError::Damaged("a row's key"))?;
+            Ok((RowId::from_bytes(id), Held::decode(bytes.value())?.row))
+        })))
     }
 }
 

@@ -1,0 +1,332 @@
+//! What must hold when everything rests.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pacsync_protocol::row::{Kind, Name, RESERVED_PREFIX};
+use pacsync_protocol::{ContentId, NodeId};
+use pacsync_store::tree::TreeReader;
+use pacsync_store::{Store, StoreError};
+
+use super::fs::Body;
+use super::oracle::Written;
+use super::runner::{Failure, Runner};
+use super::world::lock;
+
+/// What stands at a path.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Shown {
+    Dir(u16),
+    File(u16, Written, Vec<u8>),
+    Symlink(Vec<u8>),
+}
+
+type Tree = BTreeMap<String, Shown>;
+
+fn broken(invariant: &'static str, details: Vec<String>) -> Failure {
+    Failure { invariant, details }
+}
+
+fn damaged(error: StoreError) -> Failure {
+    broken("the replica can be read", vec![error.to_string()])
+}
+
+/// A disk as users see it, and what lies around that they should not.
+fn disk(runner: &Runner, at: usize) -> (Tree, Vec<String>) {
+    let world = lock(&runner.world);
+    let mut tree = Tree::new();
+    let mut reserved = vec![];
+    let Some(host) = world.hosts.get(at) else {
+        return (tree, reserved);
+    };
+    for (path, ino) in host.fs.walk() {
+        if path.names().any(|name| name.starts_with(RESERVED_PREFIX)) {
+            reserved.push(format!("d{at}: {path}"));
+            continue;
+        }
+        let Some(inode) = host.fs.inode(ino) else {
+            continue;
+        };
+        let shown = match &inode.body {
+            Body::Dir(_) => Shown::Dir(inode.mode),
+            Body::File(data) => Shown::File(inode.mode, Written::file(data), data.to_vec()),
+            Body::Symlink(target) => Shown::Symlink(target.clone()),
+        };
+        tree.insert(path.to_string(), shown);
+    }
+    (tree, reserved)
+}
+
+/// What a replica knows: what its tree shows, what is alive, and all that was ever written.
+struct Replica {
+    shown: BTreeMap<String, (Kind, Option<ContentId>, Option<u16>)>,
+    alive: BTreeSet<ContentId>,
+    ever: BTreeSet<ContentId>,
+    set_aside: BTreeSet<String>,
+    vector: String,
+}
+
+impl Replica {
+    fn read(store: &Store) -> Result<Self, StoreError> {
+        let mut replica = Self {
+            shown: BTreeMap::new(),
+            alive: BTreeSet::new(),
+            ever: BTreeSet::new(),
+            set_aside: BTreeSet::new(),
+            vector: String::new(),
+        };
+        let space = store.spaces().next().ok_or_else(|| {
+            StoreError::Damaged("no space is there".into())
+        })?;
+        let tx = store.read()?;
+        let tree = TreeReader::open(&tx, space.no)?;
+        let mut nodes = BTreeSet::new();
+        for row in tree.rows()? {
+            let (_, row) = row?;
+            nodes.insert(row.node);
+            if let Some(content) = row.keys.content {
+                replica.ever.insert(content.id);
+            }
+        }
+        for node in nodes {
+            if let Some(state) = tree.node(&node)?
+                && !state.dead
+            {
+                replica.alive.extend(state.content.map(|shown| shown.content.id));
+                replica.alive.extend(state.losers.iter().map(|(_, content)| content.id));
+            }
+        }
+        let mut open = vec![(NodeId::ROOT, String::new())];
+        while let Some((dir, path)) = open.pop() {
+            for item in tree.children(&dir)? {
+                let (name, node): (Name, NodeId) = item?;
+                let Some(state) = tree.node(&node)? else {
+                    continue;
+                };
+                let name = String::from_utf8_lossy(name.as_bytes()).into_owned();
+                let path = if path.is_empty() { name } else { format!("{path}/{name}") };
+                let content = state.content.as_ref().map(|shown| shown.content.id);
+                replica.shown.insert(path.clone(), (state.kind, content, state.mode));
+                if state.kind == Kind::Dir {
+                    open.push((node, path));
+                }
+            }
+        }
+        let index = pacsync_store::index::IndexReader::new(&tx, space.no);
+        for path in index.set_aside()? {
+            replica.set_aside.insert(String::from_utf8_lossy(&path).into_owned());
+        }
+        replica.vector = format!("{:?}", store.applied(&space.id)?);
+        Ok(replica)
+    }
+}
+
+fn replicas(runner: &Runner) -> Result<BTreeMap<usize, Replica>, Failure> {
+    runner
+        .nodes
+        .iter()
+        .filter_map(|(at, node)| Some((at, node.device.as_ref()?)))
+        .map(|(at, device)| Ok((*at, Replica::read(device.store()).map_err(damaged)?)))
+        .collect()
+}
+
+/// How a shown thing is told.
+fn tell(runner: &Runner, shown: Option<&Shown>) -> String {
+    let world = lock(&runner.world);
+    let version = |written: &Written| match world.oracle.versions.get(written) {
+        Some(version) => format!("version {} of d{}", version.number, version.device),
+        None => "something unknown".into(),
+    };
+    match shown {
+        None => "nothing".into(),
+        Some(Shown::Dir(mode)) => format!("a directory, {mode:o}"),
+        Some(Shown::File(mode, written, bytes)) => {
+            format!("{} ({} B, {mode:o})", version(written), bytes.len())
+        }
+        Some(Shown::Symlink(target)) => {
+            format!("a symlink, {}", version(&Written::Symlink(target.clone())))
+        }
+    }
+}
+
+/// Where disks and replicas differ.
+pub(super) fn differences(runner: &Runner) -> Vec<String> {
+    let mut lines = vec![];
+    let disks: BTreeMap<usize, Tree> = runner.nodes.keys().map(|at| (*at, disk(runner, *at).0)).collect();
+    let first = disks.values().next().cloned().unwrap_or_default();
+    for (at, tree) in &disks {
+        let paths: BTreeSet<&String> = first.keys().chain(tree.keys()).collect();
+        for path in paths {
+            if first.get(path) != tree.get(path) {
+                lines.push(format!(
+                    "{path}: d0 has {}, d{at} has {}",
+                    tell(runner, first.get(path)),
+                    tell(runner, tree.get(path))
+                ));
+            }
+        }
+    }
+    for at in runner.nodes.keys() {
+        lines.extend(disk(runner, *at).1);
+    }
+    if let Ok(replicas) = replicas(runner) {
+        for (at, replica) in &replicas {
+            let Some(tree) = disks.get(at) else { continue };
+            lines.extend(unlike(runner, *at, replica, tree));
+        }
+    }
+    lines
+}
+
+/// Where a disk is not what its replica says.
+fn unlike(runner: &Runner, at: usize, replica: &Replica, disk: &Tree) -> Vec<String> {
+    let keys = runner
+        .nodes
+        .get(&at)
+        .and_then(|node| node.device.as_ref())
+        .and_then(|device| device.store().spaces().next()?.id_keys.clone());
+    let Some(keys) = keys else { return vec![] };
+    let mut lines = vec![];
+    let paths: BTreeSet<&String> = replica.shown.keys().chain(disk.keys()).collect();
+    for path in paths {
+        let found = disk.get(path).map(|shown| match shown {
+            Shown::Dir(mode) => (Kind::Dir, None, Some(*mode)),
+            Shown::File(mode, _, bytes) => (Kind::File, Some(keys.content_id(bytes)), Some(*mode)),
+            Shown::Symlink(target) => (Kind::Symlink, Some(keys.content_id(target)), None),
+        });
+        let said = replica.shown.get(path).copied();
+        let same = match (&said, &found) {
+            (Some(said), Some(found)) => {
+                said.0 == found.0
+                    && said.1 == found.1
+                    && (said.2.is_none() || found.2.is_none() || said.2 == found.2)
+            }
+            (None, None) => true,
+            _ => false,
+        };
+        if !same {
+            lines.push(format!(
+                "{path}: the disk of d{at} has {}, its tree says {said:?}",
+                tell(runner, disk.get(path))
+            ));
+        }
+    }
+    lines
+}
+
+/// Everything that must not change at rest, as lines.
+pub(super) fn state(runner: &mut Runner) -> Result<Vec<String>, Failure> {
+    let mut lines = vec![];
+    for (at, replica) in replicas(runner)? {
+        lines.push(format!("d{at} {}", replica.vector));
+        for (path, shown) in disk(runner, at).0 {
+            lines.push(format!("d{at} {path} {}", tell(runner, Some(&shown))));
+        }
+    }
+    Ok(lines)
+}
+
+/// All invariants.
+pub(super) fn all(runner: &mut Runner) -> Result<(), Failure> {
+    let mut left = vec![];
+    for at in runner.nodes.keys() {
+        left.extend(disk(runner, *at).1);
+    }
+    if !left.is_empty() {
+        return Err(broken("no temporary files at rest", left));
+    }
+    let replicas = replicas(runner)?;
+    let mut unequal = vec![];
+    for (at, replica) in &replicas {
+        unequal.extend(unlike(runner, *at, replica, &disk(runner, *at).0));
+    }
+    if !unequal.is_empty() {
+        return Err(broken("the disk shows the tree", unequal));
+    }
+    let differences = differences(runner);
+    if !differences.is_empty() {
+        return Err(broken("convergence", differences));
+    }
+    versions(runner, &replicas)
+}
+
+/// No loss, no zombies, no phantoms.
+fn versions(runner: &Runner, replicas: &BTreeMap<usize, Replica>) -> Result<(), Failure> {
+    let Some((at, replica)) = replicas.iter().next() else {
+        return Ok(());
+    };
+    let keys = runner
+        .nodes
+        .get(at)
+        .and_then(|node| node.device.as_ref())
+        .and_then(|device| device.store().spaces().next()?.id_keys.clone());
+    let Some(keys) = keys else {
+        return Ok(());
+    };
+    let (tree, _) = disk(runner, *at);
+    let set_aside: BTreeSet<&String> = replicas.values().flat_map(|r| &r.set_aside).collect();
+    let world = lock(&runner.world);
+    let mut phantoms = vec![];
+    let mut zombies = vec![];
+    let mut seen = BTreeSet::new();
+    for (path, shown) in &tree {
+        let written = match shown {
+            Shown::Dir(_) => continue,
+            Shown::File(_, written, bytes) => {
+                if bytes.is_empty() {
+                    // Files are cut before they are written.
+                    continue;
+                }
+                written.clone()
+            }
+            Shown::Symlink(target) => Written::Symlink(target.clone()),
+        };
+        match world.oracle.versions.get(&written) {
+            None => phantoms.push(format!("{path} holds what nobody wrote: {shown:?}")),
+            Some(version) => {
+                if let Some(by) = &version.superseded
+                    && !version.moved
+                {
+                    zombies.push(format!(
+                        "{path} shows version {} of d{} again ({by} had it before it)",
+                        version.number, version.device
+                    ));
+                }
+                seen.insert(written);
+            }
+        }
+    }
+    if !phantoms.is_empty() {
+        return Err(broken("no phantoms", phantoms));
+    }
+    let mut lost = vec![];
+    let mut buried = vec![];
+    for (written, version) in &world.oracle.versions {
+        let Some(bytes) = &version.bytes else { continue };
+        if version.superseded.is_some() || seen.contains(written) {
+            continue;
+        }
+        let id = keys.content_id(bytes);
+        if replica.alive.contains(&id) {
+            continue;
+        }
+        let what = format!(
+            "version {} that d{} wrote to {}",
+            version.number, version.device, version.path
+        );
+        if !replica.ever.contains(&id) {
+            lost.push(format!("{what} is nowhere"));
+        } else if set_aside.is_empty() {
+            buried.push(format!("{what} is in history only, and nobody overwrote it"));
+        }
+    }
+    if !lost.is_empty() {
+        return Err(broken("no loss", lost));
+    }
+    if !buried.is_empty() {
+        return Err(broken("no silent loser", buried));
+    }
+    if !zombies.is_empty() {
+        return Err(broken("no zombies", zombies));
+    }
+    Ok(())
+}
