@@ -101,26 +101,29 @@ impl Device {
                 continue;
             };
             self.own_acks_due.remove(&space);
-            let news = self
-                .acks
-                .get(&(space, own))
-                .is_none_or(|before| before.ack().vector != ack.ack().vector);
             let others: Vec<Vec<u8>> = self
                 .acks
                 .iter()
                 .filter(|((s, device), _)| *s == space && *device != own)
                 .map(|(_, ack)| ack.bytes().to_vec())
                 .collect();
+            let vector = &ack.ack().vector;
             let conns: Vec<(ConnId, Option<u64>)> = self
                 .peers
                 .iter_mut()
                 .filter(|(_, peer)| peer.standing == PeerStanding::Known)
-                .map(|(conn, peer)| (*conn, peer.acks_wanted.remove(&space)))
+                .map(|(conn, peer)| {
+                    let token = peer.acks_wanted.remove(&space);
+                    // News to this peer: what an earlier connection was told may never have
+                    // arrived.
+                    let news = peer.acks_told.get(&space) != Some(vector);
+                    peer.acks_told.insert(space, vector.clone());
+                    (*conn, token, news)
+                })
+                .filter(|(_, token, news)| token.is_some() || *news)
+                .map(|(conn, token, _)| (conn, token))
                 .collect();
             for (conn, token) in conns {
-                if token.is_none() && !news {
-                    continue;
-                }
                 let mut acks = vec![ack.bytes().to_vec()];
                 if token.is_some() {
                     acks.extend(others.iter().cloned());

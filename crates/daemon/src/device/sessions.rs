@@ -11,7 +11,7 @@ use pacsync_protocol::session::{
     Wanted,
 };
 use pacsync_protocol::wire::{self, Item};
-use pacsync_protocol::{Dep, DeviceId, Head, LogId, SpaceId};
+use pacsync_protocol::{Dep, DeviceId, Head, LogId, SpaceId, VersionVector};
 use pacsync_store::StoreError;
 
 use super::Device;
@@ -44,6 +44,8 @@ pub(super) struct Peer {
     requests: BTreeMap<u64, (SpaceId, Wanted)>,
     /// Acks that the peer wants: space → token.
     pub(super) acks_wanted: BTreeMap<SpaceId, u64>,
+    /// What the own acks said that it was told: space → vector.
+    pub(super) acks_told: BTreeMap<SpaceId, VersionVector>,
 }
 
 fn lane_of(lane: wire::Lane) -> Lane {
@@ -194,6 +196,7 @@ impl Device {
             last_asked: 0,
             requests: BTreeMap::new(),
             acks_wanted: BTreeMap::new(),
+            acks_told: BTreeMap::new(),
         };
         self.peers.insert(conn, peer);
         self.last_seen.insert(device, now.ms);
@@ -434,6 +437,7 @@ impl Device {
                 if let Some(worktree) = self.worktrees.get_mut(&space) {
                     worktree.peer_changed(&peer.device);
                 }
+                self.ack_later(space, now);
                 self.check_joins(now)
             }
             Output::PeerClosedSpace { .. } => Ok(()),

@@ -21,7 +21,7 @@ const MS: u64 = 1_000_000;
 /// Virtual time that coming to rest may take.
 const REST_MAX_NS: u64 = 15 * 60 * 1_000 * MS;
 /// Steps of devices that coming to rest may take.
-const REST_STEPS_MAX: u64 = 60_000;
+const REST_STEPS_MAX: u64 = 12_000;
 /// Time between attempts at a replica that failed, as the daemon has it.
 const REOPEN_MS: u64 = 2_000;
 
