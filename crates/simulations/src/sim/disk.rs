@@ -79,19 +79,12 @@ fn on<T>(
     let before = host.fs.changes;
     let result = act(&mut host.fs, now);
     let changed = host.fs.changes != before;
+    world.whisper(|| match &result {
+        Ok(_) => format!("d{} {op:?} {path}", process.device),
+        Err(refused) => format!("d{} {op:?} {path}: {refused:?}", process.device),
+    });
     if changed {
-        world.whisper(|| {
-            let what = result.as_ref().err();
-            let device = process.device;
-            match what {
-                None => format!("d{device} {op:?} {path}"),
-                Some(refused) => format!("d{device} {op:?} {path}: {refused:?}"),
-            }
-        });
         world.deliver_events(process.device);
-    } else if let Err(refused) = &result {
-        let refused = *refused;
-        world.whisper(|| format!("d{} {op:?} {path}: {refused:?}", process.device));
     }
     result.map_err(failed(op, path))
 }
