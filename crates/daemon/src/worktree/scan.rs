@@ -15,6 +15,7 @@ use pacsync_store::{StoreError, Txn};
 
 use super::content::{Read, ReadError};
 use super::queue::Depth;
+use super::settle::SETTLED;
 use super::{Class, Context, Now, Phase, Progress, SETTLE_MS, VACATED_MS, Worktree};
 use super::{file_identity, forget_tree, is_reserved, is_transfer_temp};
 use crate::disk::{DirEntry, FileKind, RelPath, Stat};
@@ -211,6 +212,10 @@ impl Worktree {
     ) -> Result<(), StoreError> {
         let tries = self.faults.read_tries(path);
         self.look_at(b, rng, path, depth)?;
+        if self.settling.get(path) == Some(&SETTLED) {
+            // It did not need the time: it is known by now, or is no move.
+            self.settling.remove(path);
+        }
         if let Some(tries) = tries {
             self.faults.looked(path, tries);
         }
@@ -906,11 +911,11 @@ impl Worktree {
             .settling
             .entry(path.clone())
             .or_insert(now.ms + SETTLE_MS);
-        if due > now.ms {
-            return false;
+        let over = due == SETTLED || due <= now.ms;
+        if over {
+            self.settling.remove(path);
         }
-        self.settling.remove(path);
-        true
+        over
     }
 
     pub(super) fn read_fault(&mut self, error: &ReadError, path: &RelPath, now: Now) {

@@ -15,6 +15,8 @@ use super::scan::Batch;
 use super::{Context, Progress, SETTLE_MS, Worktree, file_identity, forget_tree};
 use crate::disk::{FileKind, RelPath, Stat};
 
+/// Of a path that has stood for the settle time: the look at it comes next.
+pub(super) const SETTLED: u64 = u64::MAX;
 /// A burst of deletes is decided together, but not later than this after its begin.
 const BURST_MS: u64 = 2_000;
 
@@ -172,6 +174,7 @@ impl Worktree {
             .collect();
         if !due.is_empty() {
             for path in due {
+                self.settling.insert(path.clone(), SETTLED);
                 self.queue.deep(path, now);
             }
             return Ok(());
