@@ -22,7 +22,7 @@ const NODES_MAX: usize = 1_024;
 /// Most bytes of files written in one round; one file may exceed it.
 const BYTES_MAX: u64 = 8 << 20;
 /// Up to so many files each is synced by itself; more are synced with one call for all.
-const SYNC_EACH_MAX: usize = 4;
+pub(super) const SYNC_EACH_MAX: usize = 4;
 
 /// Where the bytes of a file come from.
 #[derive(Debug)]
@@ -497,10 +497,6 @@ impl Worktree {
             None => self.disk.rename_noreplace(&item.temp, path)?,
             Some(_) => match self.disk.exchange(&item.temp, path) {
                 Ok(()) => aside = Some(item.temp.clone()),
-                // The file was removed meanwhile: the scan will say so; the content comes first.
-                Err(error) if error.is_not_found() => {
-                    self.disk.rename_noreplace(&item.temp, path)?;
-                }
                 Err(error) if error.is_unsupported() => {
                     aside = Some(self.exchange_by_link(&item.temp, path)?);
                 }
@@ -684,13 +680,12 @@ impl Worktree {
         self.stalled.insert(node, now.ms + RETRY_MS);
         let in_the_way = error.is_exists() || error.is_not_empty();
         if in_the_way || error.is_not_found() || error.is_not_a_directory() {
-            // Something unseen: look at it, then plan anew.
-            let look = if error.is_exists() {
-                path
-            } else {
-                path.parent().unwrap_or_default()
-            };
-            self.queue.deep(look, now.ms);
+            // Something unseen: look at it, then plan anew. A file that was removed meanwhile is
+            // first told as such.
+            self.queue.deep(path.clone(), now.ms);
+            if !error.is_exists() {
+                self.queue.soon(path.parent().unwrap_or_default(), now.ms);
+            }
             self.stalled.insert(node, now.ms + super::VACATED_MS * 2);
             if let Step::RemoveDir { .. } = &item.step {
                 self.leftover(now, item);

@@ -8,12 +8,12 @@ use pacsync_protocol::row::{Keys, Kind, Row};
 use pacsync_store::index::{ContentTables, NoteKind};
 use pacsync_store::{Store, StoreError};
 
-use super::apply::trash_dir;
+use super::apply::{SYNC_EACH_MAX, trash_dir};
 use super::content::read;
 use super::notes::{Displaced, PathRecord};
 use super::scan::Batch;
 use super::{Context, DISPLACED_MS, Progress, Worktree};
-use crate::disk::{FileKind, RelPath};
+use crate::disk::{DiskError, FileKind, RelPath};
 
 /// Names that are tried for a directory that was put aside.
 const PLACES_MAX: usize = 100;
@@ -124,31 +124,57 @@ impl Worktree {
             let found = b.close();
             self.commit_found(found, txn, cx.rng, cx.now, progress)?;
         }
-        settled.retain(
-            |(number, record)| match self.disk.unlink(&record.temp.path()) {
+        let mut gone = vec![];
+        for (number, record) in settled {
+            match self.disk.unlink(&record.temp.path()) {
                 Err(error) if !error.is_not_found() && !error.is_not_a_directory() => {
                     // Kept and tried again: what is forgotten here would stay for ever.
                     tracing::warn!(%error, "a file that was put aside stays");
-                    self.displaced.put_off(*number, cx.now.ms + DISPLACED_MS);
-                    false
+                    self.displaced.put_off(number, cx.now.ms + DISPLACED_MS);
                 }
-                _ => {
-                    self.displaced.remove(*number);
-                    true
-                }
-            },
-        );
+                _ => gone.push((number, record)),
+            }
+        }
+        if let Err(error) = self.sync_dirs_of(&gone) {
+            // The names may come back with a power cut: their records stay until they cannot.
+            tracing::warn!(%error, "removed files are not durably gone yet");
+            for (number, _) in gone {
+                self.displaced.put_off(number, cx.now.ms + DISPLACED_MS);
+            }
+            return Ok(());
+        }
+        for (number, _) in &gone {
+            self.displaced.remove(*number);
+        }
         if self.displaced.is_empty() {
             let _ = self.disk.rmdir(&trash_dir());
         }
         let txn = cx.store.begin()?;
         {
             let mut index = txn.index(self.no)?;
-            for (number, _) in &settled {
+            for (number, _) in &gone {
                 index.remove_note(NoteKind::Displaced, *number)?;
             }
         }
         txn.commit_lazily()?;
+        Ok(())
+    }
+
+    /// Makes it durable that files are gone.
+    fn sync_dirs_of(&self, gone: &[(u64, Displaced)]) -> Result<(), DiskError> {
+        let dirs: BTreeSet<RelPath> = gone
+            .iter()
+            .map(|(_, record)| record.temp.path().parent().unwrap_or_default())
+            .collect();
+        if dirs.len() > SYNC_EACH_MAX {
+            return self.disk.sync_all();
+        }
+        for dir in dirs {
+            match self.disk.sync_dir(&dir) {
+                Err(error) if !error.is_not_found() => return Err(error),
+                _ => {}
+            }
+        }
         Ok(())
     }
 

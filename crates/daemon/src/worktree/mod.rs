@@ -144,6 +144,7 @@ pub struct Worktree {
     /// Vacated places: (directory, name) → when to decide.
     vacated: BTreeMap<(NodeId, Vec<u8>), u64>,
     last_vacated_ms: u64,
+    burst_since_ms: u64,
     /// New paths that look like a move, until when.
     settling: BTreeMap<RelPath, u64>,
     /// Nodes whose rendering is to be brought up to date.
@@ -164,6 +165,8 @@ pub struct Worktree {
     displaced: displaced::Asides,
     /// Temporary files that may be somewhere: name → number of the note.
     strays: BTreeMap<Vec<u8>, u64>,
+    /// Those of them that could not be removed.
+    stuck: BTreeSet<Vec<u8>>,
     /// Paths never to touch: the daemon's own home, as (device, inode).
     own_home: Option<(u64, u64)>,
     offsets: content::Offsets,

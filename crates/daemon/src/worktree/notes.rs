@@ -62,6 +62,24 @@ pub(super) struct Old {
     pub(super) content: Option<ContentId>,
 }
 
+impl Old {
+    /// Of a place where nothing stood.
+    pub(super) fn nothing() -> Self {
+        Self {
+            identity: FileIdentity {
+                dev: 0,
+                ino: 0,
+                size: 0,
+                mtime_ns: 0,
+                ctime_ns: 0,
+                btime_ns: None,
+            },
+            row: None,
+            content: None,
+        }
+    }
+}
+
 /// What a file is about to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 #[cbor(array)]

@@ -2,11 +2,11 @@
 
 use pacsync_protocol::row::Kind;
 use pacsync_protocol::{NodeId, cbor};
-use pacsync_store::index::{Entry, NoteKind, RootIdentity};
+use pacsync_store::index::{Entry, FileIdentity, NoteKind, RootIdentity};
 use pacsync_store::{Store, StoreError};
 
 use super::apply::trash_dir;
-use super::content::read;
+use super::content::{Read, read};
 use super::notes::{Act, Displaced, Intent, New, Old, PathRecord, aside_name, unfinished_name};
 use super::queue::Queue;
 use super::settle::path_of;
@@ -113,6 +113,7 @@ impl Worktree {
             walks: vec![],
             vacated: Default::default(),
             last_vacated_ms: 0,
+            burst_since_ms: 0,
             settling: Default::default(),
             ready: Default::default(),
             order: Default::default(),
@@ -126,6 +127,7 @@ impl Worktree {
             breaker: Default::default(),
             displaced: Default::default(),
             strays: Default::default(),
+            stuck: Default::default(),
             own_home,
             offsets: Default::default(),
             leftovers: Default::default(),
@@ -260,36 +262,43 @@ impl Worktree {
         // Half-written: nobody else's.
         let unwritten = self.disk.unlink(&place(&unfinished_name(name)));
         let aside = place(&aside_name(name));
+        let mut here = at_path.map(|stat| (stat, self.read_at(path, stat)));
         if let (Some(old), Some(at_aside)) = (intent.old, self.disk.stat(&aside).ok().flatten()) {
             match at_path {
                 // A second name of what still stands at the path.
                 Some(stat) if stat.identity.ino == at_aside.identity.ino => {
                     let _ = self.disk.unlink(&aside);
                 }
-                Some(_) => found.push(Mended::Aside(self.aside(intent, &aside, old, now))),
+                Some(_) => {
+                    self.adopt_put(index, intent, here.take(), &old, &new, now)?;
+                    found.push(Mended::Aside(self.aside(intent, &aside, old, now)));
+                }
                 None => {
                     let _ = self.disk.rename_noreplace(&aside, path);
                 }
             }
         }
         let temp = place(name);
-        match self.disk.stat(&temp).ok().flatten() {
-            Some(stat) => match intent.old {
-                Some(old) if !self.holds(&temp, stat, &new) => {
-                    // The switch happened: what is aside is what stood at the path, whatever
-                    // became of the path since.
-                    index.remove_transfer(&new.content)?;
-                    self.adopt_put(index, intent, path, &new, now)?;
-                    found.push(Mended::Aside(self.aside(intent, &temp, old, now)));
+        let at_temp = self.disk.stat(&temp).ok().flatten();
+        let is_new = |read: &Option<Read>| {
+            let content = read.as_ref().map(|read| read.content.id);
+            content == Some(new.content)
+        };
+        match (at_temp, intent.old) {
+            (Some(stat), Some(old)) if !is_new(&self.read_at(&temp, stat)) => {
+                // The switch happened: what is aside is what stood at the path.
+                self.adopt_put(index, intent, here, &old, &new, now)?;
+                found.push(Mended::Aside(self.aside(intent, &temp, old, now)));
+            }
+            (Some(_), _) => {
+                if !self.drop_unswitched(index, &temp, dir, &new)? {
+                    found.push(Mended::Lost(name.to_vec()));
                 }
-                _ => self.drop_unswitched(index, &temp, dir, &new)?,
-            },
-            None => {
-                let untouched = at_path
-                    .zip(intent.old)
-                    .is_some_and(|(stat, old)| stat.identity.ino == old.identity.ino);
-                if !untouched {
-                    self.adopt_put(index, intent, path, &new, now)?;
+            }
+            (None, old) => {
+                let old = old.unwrap_or_else(Old::nothing);
+                if here.as_ref().is_some_and(|(_, read)| is_new(read)) {
+                    self.adopt_put(index, intent, here, &old, &new, now)?;
                 }
                 if unwritten.is_err() {
                     // Not begun, switched, or in a directory that somebody moved.
@@ -301,68 +310,64 @@ impl Worktree {
     }
 
     /// A whole file that did not get to its path: a transfer keeps it, others write it anew.
+    /// False if it could not be removed.
     fn drop_unswitched(
         &self,
         index: &pacsync_store::index::Index<'_>,
         temp: &RelPath,
         dir: &RelPath,
         new: &New,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         if let Some(bytes) = index.transfer_of(&new.content)? {
             let record: TransferRecord = cbor::decode("transfer", &bytes)?;
             let back = dir.join(&record.name).unwrap_or_default();
             if self.disk.rename_noreplace(temp, &back).is_ok() {
-                return Ok(());
+                return Ok(true);
             }
         }
-        let _ = self.disk.unlink(temp);
-        Ok(())
+        Ok(self.disk.unlink(temp).is_ok())
     }
 
-    /// Whether a file holds what an intent was to put at its path.
-    fn holds(&self, path: &RelPath, stat: Stat, new: &New) -> bool {
-        let kind = match stat.kind {
-            FileKind::File => Kind::File,
-            FileKind::Symlink => Kind::Symlink,
-            FileKind::Dir | FileKind::Other => return false,
-        };
-        read(&*self.disk, path, kind, &self.keys).is_ok_and(|read| read.content.id == new.content)
-    }
-
-    /// Records a file as applied if its path holds what the intent was to put there.
+    /// Records a file as applied. What stands at its path may be something else by now, saved
+    /// over it or nothing: then the next scan sees that the two differ, and takes it for an edit
+    /// of what was applied.
     fn adopt_put(
         &self,
         index: &mut pacsync_store::index::Index<'_>,
         intent: &Intent,
-        path: &RelPath,
+        at_path: Option<(Stat, Option<Read>)>,
+        old: &Old,
         new: &New,
         now: Now,
     ) -> Result<(), StoreError> {
-        let Ok(Some(stat)) = self.disk.stat(path) else {
-            return Ok(());
+        let whole = at_path.and_then(|(stat, read)| Some((stat, read?)));
+        let whole = whole.filter(|(_, read)| read.content.id == new.content);
+        let unlike = FileIdentity {
+            size: u64::MAX,
+            ..old.identity
         };
+        let known = index.entry_of(&intent.node)?;
+        let entry = Entry {
+            node: intent.node,
+            kind: known.map_or(Kind::File, |(_, _, entry)| entry.kind),
+            identity: whole.as_ref().map_or(unlike, |(_, read)| read.identity),
+            mode: whole.map_or(0o644, |(stat, _)| stat.mode),
+            row: Some(new.row),
+            content: Some(new.content),
+            recorded_ns: now.ns,
+        };
+        index.put(&intent.parent, &intent.name, &entry)?;
+        index.remove_transfer(&new.content)
+    }
+
+    /// What a path holds, if that is a file or a symlink.
+    fn read_at(&self, path: &RelPath, stat: Stat) -> Option<Read> {
         let kind = match stat.kind {
             FileKind::File => Kind::File,
             FileKind::Symlink => Kind::Symlink,
-            FileKind::Dir | FileKind::Other => return Ok(()),
+            FileKind::Dir | FileKind::Other => return None,
         };
-        let Ok(read) = read(&*self.disk, path, kind, &self.keys) else {
-            return Ok(());
-        };
-        if read.content.id == new.content {
-            let entry = Entry {
-                node: intent.node,
-                kind,
-                identity: read.identity,
-                mode: stat.mode,
-                row: Some(new.row),
-                content: Some(new.content),
-                recorded_ns: now.ns,
-            };
-            index.put(&intent.parent, &intent.name, &entry)?;
-            index.remove_transfer(&new.content)?;
-        }
-        Ok(())
+        read(&*self.disk, path, kind, &self.keys).ok()
     }
 
     fn aside(&self, intent: &Intent, temp: &RelPath, old: Old, now: Now) -> Displaced {
@@ -417,8 +422,12 @@ impl Worktree {
         let txn = store.begin()?;
         {
             let mut index = txn.index(self.no)?;
-            for number in std::mem::take(&mut self.strays).into_values() {
-                index.remove_note(NoteKind::Intent, number)?;
+            for (name, number) in std::mem::take(&mut self.strays) {
+                if self.stuck.contains(&name) {
+                    self.strays.insert(name, number);
+                } else {
+                    index.remove_note(NoteKind::Intent, number)?;
+                }
             }
         }
         txn.commit_lazily()?;

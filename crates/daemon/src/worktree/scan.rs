@@ -3,6 +3,7 @@
 //! A walk lists a directory after its watch is set and takes its entries one by one, within a
 //! budget for each step; so a big tree never keeps the thread for long.
 
+use std::collections::btree_map::Entry as MapEntry;
 use std::collections::{BTreeSet, VecDeque};
 
 use pacsync_protocol::crypto::{Entropy, random};
@@ -420,10 +421,14 @@ impl Worktree {
         if let Some(entry) = b.index.get(&parent, name)?
             && !self.breaker.held().local.contains_key(&entry.node)
         {
-            self.last_vacated_ms = b.now.ms;
-            self.vacated
-                .entry((parent, name.to_vec()))
-                .or_insert(b.now.ms + VACATED_MS);
+            if self.vacated.is_empty() {
+                self.burst_since_ms = b.now.ms;
+            }
+            // Seen vacated once more it is no younger: looks may come again and again.
+            if let MapEntry::Vacant(place) = self.vacated.entry((parent, name.to_vec())) {
+                place.insert(b.now.ms + VACATED_MS);
+                self.last_vacated_ms = b.now.ms;
+            }
         }
         Ok(())
     }
@@ -453,7 +458,6 @@ impl Worktree {
         if class == Class::Untracked || (class == Class::Above && stat.kind != FileKind::Dir) {
             return Ok(());
         }
-        self.vacated.remove(&(parent, name.to_vec()));
         let kind = match stat.kind {
             FileKind::File => Kind::File,
             FileKind::Dir => Kind::Dir,
@@ -472,6 +476,7 @@ impl Worktree {
         };
         match b.index.get(&parent, name)? {
             Some(known) if known.kind == kind => {
+                self.vacated.remove(&(parent, name.to_vec()));
                 if self.breaker.held_mut().local.remove(&known.node).is_some() {
                     b.dirty = true;
                 }
@@ -700,6 +705,16 @@ impl Worktree {
             .index
             .location(&node)?
             .is_some_and(|(at, other)| at != parent || other != name.as_bytes());
+        if elsewhere && state.kind == kind && self.came_along(b, node, parent, name)? {
+            let entry = b.index.get(&parent, name.as_bytes())?;
+            return match entry {
+                Some(entry) => {
+                    let name = name.as_bytes();
+                    self.examine_known(b, path, parent, name, stat, entry, Depth::Deep)
+                }
+                None => Ok(()),
+            };
+        }
         if kind == Kind::Dir && state.kind == kind && !elsewhere {
             let entry = Entry {
                 node,
@@ -781,6 +796,27 @@ impl Worktree {
                 Ok(())
             }
         }
+    }
+
+    /// The same move was made here: what the index knows at the old place, which is empty, is
+    /// what stands at the new one.
+    fn came_along(
+        &mut self,
+        b: &mut Batch<'_>,
+        node: NodeId,
+        parent: NodeId,
+        name: &Name,
+    ) -> Result<bool, StoreError> {
+        let Some((from, old_name, entry)) = b.index.entry_of(&node)? else {
+            return Ok(false);
+        };
+        if !self.is_vacant(b, &from, &old_name, entry.kind)? {
+            return Ok(false);
+        }
+        self.vacated.remove(&(from, old_name.clone()));
+        b.index.remove(&from, &old_name)?;
+        b.put(&parent, name.as_bytes(), &entry)?;
+        Ok(true)
     }
 
     /// Whether what stands at a path is looked at for the first time since it is tracked.
@@ -866,7 +902,9 @@ impl Worktree {
             let Some(state) = b.tree.node(&node)? else {
                 continue;
             };
-            if state.dead {
+            // What it was unified into stands at another place: only this one is gone.
+            let lives_on = node != entry.node && b.index.location(&node)?.is_some();
+            if state.dead || lives_on {
                 continue;
             }
             let past = b.tree.past_for_edit(&node, entry.row.as_ref())?;
@@ -891,10 +929,18 @@ impl Worktree {
         let idle = is_transfer_temp(name)
             && !self.transfers.has_name(name)
             && !self.displaced.has_name(name);
-        if (stray.is_some() || idle) && self.disk.unlink(path).is_ok() && stray.is_some() {
-            self.forget_stray(b, whole)?;
+        if stray.is_none() && !idle {
+            return Ok(());
         }
-        Ok(())
+        match self.disk.unlink(path) {
+            Ok(()) if stray.is_some() => self.forget_stray(b, whole),
+            Err(error) if !error.is_not_found() => {
+                // It stays known, and is met again by a later scan.
+                self.stuck.insert(whole.to_vec());
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn forget_stray(&mut self, b: &mut Batch<'_>, name: &[u8]) -> Result<(), StoreError> {

@@ -97,7 +97,7 @@ impl Worktree {
         }))
     }
 
-    fn is_vacant(
+    pub(super) fn is_vacant(
         &mut self,
         b: &Batch<'_>,
         parent: &NodeId,
@@ -144,6 +144,12 @@ impl Worktree {
                 ..Keys::default()
             },
         ));
+        if let Some(old) = path_of(&b.index, &from.parent)?
+            && let Ok(old) = old.join(&from.name)
+        {
+            // Something of another kind may have taken its place.
+            self.queue.deep(old, b.now.ms);
+        }
         b.index.remove(&from.parent, &from.name)?;
         let mut entry = from.entry;
         // Only the change time may differ without a change of content.
@@ -183,7 +189,8 @@ impl Worktree {
             return Ok(());
         };
         let quiet = now >= self.last_vacated_ms.saturating_add(SETTLE_MS);
-        if first > now || !(quiet || now >= first.saturating_add(BURST_MS)) {
+        let long = now >= self.burst_since_ms.saturating_add(BURST_MS);
+        if first > now || !(quiet || long) {
             if first <= now {
                 let again = now + SETTLE_MS;
                 self.vacated
