@@ -160,6 +160,7 @@ impl Worktree {
         let stamp = cx.store.clock(&self.space)? + 1;
         let txn = cx.store.begin()?;
         let mut b = Batch::open(&txn, self.no, stamp, cx.now)?;
+        self.transfers.follow_moves(&b.index)?;
         let mut begun = vec![];
         let mut transfers = vec![];
         let mut planned = 0;
@@ -445,17 +446,11 @@ impl Worktree {
                     }
                     Err(error) => return Err(error),
                 }
-                if let Ok(Some(stat)) = self.disk.stat(&item.temp)
-                    && stat.kind == crate::disk::FileKind::Dir
-                {
+                if self.is_dir(&item.temp) {
                     // Somebody put a directory there in this moment. If it cannot go back at once
                     // it does so when what was put aside is looked at.
                     if self.disk.rename_noreplace(&item.temp, &place.path).is_ok() {
-                        return Err(DiskError::new(
-                            crate::disk::DiskOp::Rename,
-                            &place.path,
-                            std::io::ErrorKind::AlreadyExists,
-                        ));
+                        return Err(in_the_way(&place.path));
                     }
                 }
                 let displaced = displaced(cx, *node, entry, &item.temp, place);
@@ -469,6 +464,10 @@ impl Worktree {
                 Err(error) => Err(error),
             },
         }
+    }
+
+    fn is_dir(&self, path: &RelPath) -> bool {
+        matches!(self.disk.stat(path), Ok(Some(stat)) if stat.kind == crate::disk::FileKind::Dir)
     }
 
     /// Renames; where the disk takes the new name for the old one nothing is in the way.
@@ -496,6 +495,11 @@ impl Worktree {
         match &put.replaces {
             None => self.disk.rename_noreplace(&item.temp, path)?,
             Some(_) => match self.disk.exchange(&item.temp, path) {
+                Ok(()) if self.is_dir(&item.temp) => {
+                    // Somebody put a directory there in this moment.
+                    self.disk.exchange(&item.temp, path)?;
+                    return Err(in_the_way(path));
+                }
                 Ok(()) => aside = Some(item.temp.clone()),
                 Err(error) if error.is_unsupported() => {
                     aside = Some(self.exchange_by_link(&item.temp, path)?);
@@ -518,7 +522,12 @@ impl Worktree {
                     && seen.size == written.size
                     && seen.mtime_ns == written.mtime_ns =>
             {
-                (seen, mode)
+                if self.probe.modes && mode != put.mode {
+                    // Somebody changed the mode since: the next look must see that.
+                    (written, put.mode)
+                } else {
+                    (seen, mode)
+                }
             }
             (Some((seen, mode)), None) => (seen, mode),
             (_, Some(written)) => (written, put.mode),
@@ -552,11 +561,7 @@ impl Worktree {
                 if ino(path)? != ino(&aside)? {
                     // Somebody saved another file there since.
                     let _ = self.disk.unlink(&aside);
-                    return Err(DiskError::new(
-                        crate::disk::DiskOp::Rename,
-                        path,
-                        std::io::ErrorKind::AlreadyExists,
-                    ));
+                    return Err(in_the_way(path));
                 }
                 if let Err(error) = self.disk.rename(temp, path) {
                     let _ = self.disk.unlink(&aside);
@@ -754,6 +759,14 @@ fn displaced(
         due_ms: cx.now.ms + DISPLACED_MS,
         dir: beside.then_some(place.parent),
     }
+}
+
+fn in_the_way(path: &RelPath) -> DiskError {
+    DiskError::new(
+        crate::disk::DiskOp::Rename,
+        path,
+        std::io::ErrorKind::AlreadyExists,
+    )
 }
 
 /// Where removed files wait at the root of the same file system.

@@ -77,7 +77,7 @@ impl Worktree {
         cx: &mut Context<'_>,
         progress: &mut Progress,
     ) -> Result<(), StoreError> {
-        self.drop_idle_transfers(cx.store)?;
+        self.drop_idle_transfers(cx.store, cx.now.ms)?;
         let due = self.displaced.due(cx.now.ms);
         if due.is_empty() {
             return Ok(());
@@ -226,8 +226,14 @@ impl Worktree {
         temp: &RelPath,
         path: &RelPath,
     ) -> Result<Option<super::content::Read>, StoreError> {
-        let dir = path.parent().unwrap_or_default();
         let name = path.name().unwrap_or_default();
+        // Its directory may be gone, or have another place.
+        let above = path.parent().unwrap_or_default();
+        let beside = temp.parent().filter(|dir| *dir != trash_dir());
+        let dir = match self.disk.stat(&above) {
+            Ok(Some(stat)) if stat.kind == FileKind::Dir => above,
+            _ => beside.unwrap_or_default(),
+        };
         let mut last = None;
         for n in 0..PLACES_MAX {
             let mut name = name.to_vec();

@@ -435,7 +435,11 @@ impl Worktree {
     }
 
     /// Transfers that nobody waits for any more are dropped with their temporary files.
-    pub(super) fn drop_idle_transfers(&mut self, store: &mut Store) -> Result<(), StoreError> {
+    pub(super) fn drop_idle_transfers(
+        &mut self,
+        store: &mut Store,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
         if self.transfers.is_empty() || !self.ready.is_empty() || self.faults.has_nodes() {
             return Ok(());
         }
@@ -449,11 +453,18 @@ impl Worktree {
             return Ok(());
         }
         let txn = store.begin()?;
-        for content in idle {
-            if let Some(transfer) = self.transfers.remove(&content) {
-                let _ = self.disk.unlink(&transfer.path);
+        {
+            let mut index = txn.index(self.no)?;
+            self.transfers.follow_moves(&index)?;
+            for content in idle {
+                if let Some(transfer) = self.transfers.remove(&content)
+                    && self.disk.unlink(&transfer.path).is_err()
+                {
+                    // Somebody moved its directory: a scan meets it.
+                    self.queue.deep(RelPath::root(), now_ms);
+                }
+                index.remove_transfer(&content)?;
             }
-            txn.index(self.no)?.remove_transfer(&content)?;
         }
         txn.commit()?;
         // Others may have waited for a place among the transfers.

@@ -14,7 +14,7 @@ use pacsync_protocol::session::Wanted;
 use pacsync_protocol::wire::{ChunkRef, Item, Pieces};
 use pacsync_protocol::{ChunkId, ContentId, DeviceId, NodeId};
 use pacsync_store::StoreError;
-use pacsync_store::index::IndexReader;
+use pacsync_store::index::{Index, IndexReader};
 
 use super::content::{Contents, path_in};
 use super::lacks::Lacks;
@@ -174,6 +174,17 @@ impl Transfers {
             not_before_ms: 0,
         };
         self.big.insert(content, transfer);
+    }
+
+    /// Directories may have been moved: temporary files went with them.
+    pub(super) fn follow_moves(&mut self, index: &Index<'_>) -> Result<(), StoreError> {
+        for transfer in self.big.values_mut() {
+            let dir = super::settle::path_of(index, &transfer.record.parent)?;
+            if let Some(path) = dir.and_then(|dir| dir.join(&transfer.record.name).ok()) {
+                transfer.path = path;
+            }
+        }
+        Ok(())
     }
 }
 
