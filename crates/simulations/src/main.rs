@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use clap::Parser;
-use pacsync_simulations::sim::{Counts, Detail, Failure, Outcome, Setup, run, shrink};
+use pacsync_simulations::sim::{Counts, Detail, DiskKind, Failure, Outcome, Setup, run, shrink};
 
 /// Simulates devices with real engines on simulated disks, one seed a run.
 #[derive(Debug, Parser)]
@@ -21,6 +21,9 @@ struct Arguments {
     /// Devices; by default two or three, as the seed says.
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=9))]
     devices: Option<u8>,
+    /// What the disks can do.
+    #[arg(long, value_enum, default_value = "ext4")]
+    disk: Disk,
     /// Tell what happened, also where nothing failed.
     #[arg(long)]
     trace: bool,
@@ -33,6 +36,13 @@ struct Arguments {
     /// Go on after a failure, and list them at the end.
     #[arg(long)]
     keep_going: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Disk {
+    Ext4,
+    Plain,
+    Fat,
 }
 
 #[expect(clippy::print_stdout, reason = "a program's output")]
@@ -51,6 +61,11 @@ fn main() -> std::process::ExitCode {
     for seed in first..first.saturating_add(runs) {
         let setup = Setup {
             seed,
+            disk: match arguments.disk {
+                Disk::Ext4 => DiskKind::Ext4,
+                Disk::Plain => DiskKind::Plain,
+                Disk::Fat => DiskKind::Fat,
+            },
             steps: arguments.steps,
             devices: arguments
                 .devices
@@ -95,7 +110,11 @@ fn main() -> std::process::ExitCode {
         return std::process::ExitCode::SUCCESS;
     }
     for (kind, seeds) in &failures {
-        println!("broken: {kind}: {} of {}: seeds {seeds:?}", seeds.len(), counts.runs);
+        println!(
+            "broken: {kind}: {} of {}: seeds {seeds:?}",
+            seeds.len(),
+            counts.runs
+        );
     }
     std::process::ExitCode::FAILURE
 }

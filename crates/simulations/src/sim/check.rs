@@ -46,9 +46,11 @@ fn disk(runner: &Runner, at: usize) -> (Tree, Vec<String>) {
         let Some(inode) = host.fs.inode(ino) else {
             continue;
         };
+        // Where modes are not kept there is nothing to compare.
+        let mode = if host.fs.can.modes { inode.mode } else { 0 };
         let shown = match &inode.body {
-            Body::Dir(_) => Shown::Dir(inode.mode),
-            Body::File(data) => Shown::File(inode.mode, Written::file(data), data.to_vec()),
+            Body::Dir(_) => Shown::Dir(mode),
+            Body::File(data) => Shown::File(mode, Written::file(data), data.to_vec()),
             Body::Symlink(target) => Shown::Symlink(target.clone()),
         };
         tree.insert(path.to_string(), shown);
@@ -74,9 +76,10 @@ impl Replica {
             set_aside: BTreeSet::new(),
             vector: String::new(),
         };
-        let space = store.spaces().next().ok_or_else(|| {
-            StoreError::Damaged("no space is there".into())
-        })?;
+        let space = store
+            .spaces()
+            .next()
+            .ok_or_else(|| StoreError::Damaged("no space is there".into()))?;
         let tx = store.read()?;
         let tree = TreeReader::open(&tx, space.no)?;
         let mut nodes = BTreeSet::new();
@@ -91,8 +94,12 @@ impl Replica {
             if let Some(state) = tree.node(&node)?
                 && !state.dead
             {
-                replica.alive.extend(state.content.map(|shown| shown.content.id));
-                replica.alive.extend(state.losers.iter().map(|(_, content)| content.id));
+                replica
+                    .alive
+                    .extend(state.content.map(|shown| shown.content.id));
+                replica
+                    .alive
+                    .extend(state.losers.iter().map(|(_, content)| content.id));
             }
         }
         let mut open = vec![(NodeId::ROOT, String::new())];
@@ -103,9 +110,15 @@ impl Replica {
                     continue;
                 };
                 let name = String::from_utf8_lossy(name.as_bytes()).into_owned();
-                let path = if path.is_empty() { name } else { format!("{path}/{name}") };
+                let path = if path.is_empty() {
+                    name
+                } else {
+                    format!("{path}/{name}")
+                };
                 let content = state.content.as_ref().map(|shown| shown.content.id);
-                replica.shown.insert(path.clone(), (state.kind, content, state.mode));
+                replica
+                    .shown
+                    .insert(path.clone(), (state.kind, content, state.mode));
                 if state.kind == Kind::Dir {
                     open.push((node, path));
                 }
@@ -113,7 +126,9 @@ impl Replica {
         }
         let index = pacsync_store::index::IndexReader::new(&tx, space.no);
         for path in index.set_aside()? {
-            replica.set_aside.insert(String::from_utf8_lossy(&path).into_owned());
+            replica
+                .set_aside
+                .insert(String::from_utf8_lossy(&path).into_owned());
         }
         replica.vector = format!("{:?}", store.applied(&space.id)?);
         Ok(replica)
@@ -151,7 +166,11 @@ fn tell(runner: &Runner, shown: Option<&Shown>) -> String {
 /// Where disks and replicas differ.
 pub(super) fn differences(runner: &Runner) -> Vec<String> {
     let mut lines = vec![];
-    let disks: BTreeMap<usize, Tree> = runner.nodes.keys().map(|at| (*at, disk(runner, *at).0)).collect();
+    let disks: BTreeMap<usize, Tree> = runner
+        .nodes
+        .keys()
+        .map(|at| (*at, disk(runner, *at).0))
+        .collect();
     let first = disks.values().next().cloned().unwrap_or_default();
     for (at, tree) in &disks {
         let paths: BTreeSet<&String> = first.keys().chain(tree.keys()).collect();
@@ -198,7 +217,9 @@ fn unlike(runner: &Runner, at: usize, replica: &Replica, disk: &Tree) -> Vec<Str
             (Some(said), Some(found)) => {
                 said.0 == found.0
                     && said.1 == found.1
-                    && (said.2.is_none() || found.2.is_none() || said.2 == found.2)
+                    && (said.2.is_none()
+                        || found.2.is_none_or(|mode| mode == 0)
+                        || said.2 == found.2)
             }
             (None, None) => true,
             _ => false,
@@ -301,7 +322,9 @@ fn versions(runner: &Runner, replicas: &BTreeMap<usize, Replica>) -> Result<(), 
     let mut lost = vec![];
     let mut buried = vec![];
     for (written, version) in &world.oracle.versions {
-        let Some(bytes) = &version.bytes else { continue };
+        let Some(bytes) = &version.bytes else {
+            continue;
+        };
         if version.superseded.is_some() || seen.contains(written) {
             continue;
         }
@@ -316,7 +339,9 @@ fn versions(runner: &Runner, replicas: &BTreeMap<usize, Replica>) -> Result<(), 
         if !replica.ever.contains(&id) {
             lost.push(format!("{what} is nowhere"));
         } else if set_aside.is_empty() {
-            buried.push(format!("{what} is in history only, and nobody overwrote it"));
+            buried.push(format!(
+                "{what} is in history only, and nobody overwrote it"
+            ));
         }
     }
     if !lost.is_empty() {

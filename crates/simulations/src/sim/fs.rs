@@ -177,7 +177,8 @@ impl Fs {
         if let Some(inode) = self.now.inodes.get(&ino)
             && let Body::File(data) = &inode.body
         {
-            self.synced.insert((ino, inode.generation), Arc::clone(data));
+            self.synced
+                .insert((ino, inode.generation), Arc::clone(data));
         }
         // Its inode and the names that lead to it go to the journal with it.
         self.sync_metadata();

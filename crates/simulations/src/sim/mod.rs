@@ -19,7 +19,7 @@ mod world;
 use rand_core::RngCore;
 
 pub use runner::{Detail, Failure, Outcome, run, shrink};
-pub use script::Setup;
+pub use script::{DiskKind, Setup};
 pub use world::Counts;
 
 /// A number below `end`, which is not 0.

@@ -5,9 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use pacsync_daemon::device::{Device, Parts, Transport};
-use pacsync_daemon::home::{
-    Config, FoundOptions, Home, attach_home, found_replica, take_roster,
-};
+use pacsync_daemon::home::{Config, FoundOptions, Home, attach_home, found_replica, take_roster};
 use pacsync_daemon::net::{CloseCode, ConnId, Discovery, Lane};
 use pacsync_daemon::worktree::{Now, Tracking};
 use pacsync_protocol::crypto::{self, Entropy};
@@ -82,7 +80,12 @@ impl Transport for Wire {
         let device = self.process.device;
         world.whisper(|| {
             let hash = blake3::hash(&bytes).to_hex();
-            format!("d{device} sends {} {lane:?} {} {}", conn.number(), bytes.len(), &hash[..8])
+            format!(
+                "d{device} sends {} {lane:?} {} {}",
+                conn.number(),
+                bytes.len(),
+                &hash[..8]
+            )
         });
         world.send(conn.number(), lane, bytes).then_some(0)
     }
@@ -161,11 +164,15 @@ impl Node {
         let home_space = SpaceId::from_bytes(crypto::random(&mut rng));
         let mut node = Self::new(world, at, seed, identity, home_space);
         let mut store = node.open_store(&mut rng)?;
-        found_replica(&mut store, &root, home_space, &options(at), now_ms, &mut rng)?;
-        let tracked = Settings::from([(
-            Tracking::key(&Default::default()),
-            Setting::Flag(true),
-        )]);
+        found_replica(
+            &mut store,
+            &root,
+            home_space,
+            &options(at),
+            now_ms,
+            &mut rng,
+        )?;
+        let tracked = Settings::from([(Tracking::key(&Default::default()), Setting::Flag(true))]);
         let mut txn = store.begin()?;
         let document = settings_id(&home_space);
         txn.write_document(&home_space, document, &tracked, now_ms, &mut rng)?;
@@ -326,10 +333,11 @@ impl Node {
         match result {
             Err(payload) if payload.is::<Killed>() => Err(Ended::Killed),
             Err(payload) => {
-                let text = payload
-                    .downcast_ref::<String>()
-                    .cloned()
-                    .or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+                let text = payload.downcast_ref::<String>().cloned().or_else(|| {
+                    payload
+                        .downcast_ref::<&str>()
+                        .map(|text| (*text).to_owned())
+                });
                 Err(Ended::Panicked(text.unwrap_or_else(|| "a panic".into())))
             }
             Ok(_) if dead => Err(Ended::Killed),

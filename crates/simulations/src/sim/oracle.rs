@@ -44,7 +44,14 @@ impl Oracle {
     }
 
     /// A user has saved a whole version.
-    pub(crate) fn saved(&mut self, what: Written, number: u64, device: usize, path: &str, bytes: Vec<u8>) {
+    pub(crate) fn saved(
+        &mut self,
+        what: Written,
+        number: u64,
+        device: usize,
+        path: &str,
+        bytes: Vec<u8>,
+    ) {
         let version = Version {
             number,
             device,

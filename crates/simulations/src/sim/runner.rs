@@ -11,7 +11,7 @@ use pacsync_protocol::pairing::Peer;
 use pacsync_protocol::row::RESERVED_PREFIX;
 
 use super::check;
-use super::fs::{Abilities, Fs};
+use super::fs::Fs;
 use super::node::{Ended, Node, address};
 use super::script::{Action, Script, Setup, Step};
 use super::user;
@@ -71,7 +71,9 @@ pub fn shrink(setup: &Setup, invariant: &'static str, attempts: usize, detail: D
     let fails = |script: &Script, left: &mut usize| {
         *left = left.saturating_sub(1);
         let outcome = play(setup, script, Detail::Events);
-        outcome.failure.is_some_and(|failure| failure.invariant == invariant)
+        outcome
+            .failure
+            .is_some_and(|failure| failure.invariant == invariant)
     };
     let mut size = script.steps.len() / 2;
     while size > 0 && left > 0 {
@@ -97,9 +99,13 @@ pub fn shrink(setup: &Setup, invariant: &'static str, attempts: usize, detail: D
 
 fn play(setup: &Setup, script: &Script, detail: Detail) -> Outcome {
     let disks = (0..setup.devices)
-        .map(|_| Fs::new(Abilities::EXT4, EPOCH_NS))
+        .map(|_| Fs::new(setup.disk.abilities(), EPOCH_NS))
         .collect();
-    let world = Arc::new(Mutex::new(World::new(setup.seed, disks, detail == Detail::Operations)));
+    let world = Arc::new(Mutex::new(World::new(
+        setup.seed,
+        disks,
+        detail == Detail::Operations,
+    )));
     let mut runner = Runner {
         world: world.clone(),
         nodes: BTreeMap::new(),
@@ -266,12 +272,19 @@ impl Runner {
                 world.say(format!("d{device} loses events"));
                 world.counts.add("events lost");
                 let device = *device;
-                world
-                    .queue
-                    .retain(|_, event| !matches!(event, Event::Fs { device: of, .. } if *of == device));
+                world.queue.retain(
+                    |_, event| !matches!(event, Event::Fs { device: of, .. } if *of == device),
+                );
                 let epoch = world.hosts.get(device).map_or(0, |host| host.epoch);
                 let event = FsEvent::Overflow;
-                world.at(MS, Event::Fs { device, epoch, event });
+                world.at(
+                    MS,
+                    Event::Fs {
+                        device,
+                        epoch,
+                        event,
+                    },
+                );
             }
         }
         drop(world);
@@ -452,7 +465,14 @@ impl Runner {
         let (a, b) = lock(&self.world).join(from, to);
         self.call(to, |device, now| {
             let conn = ConnId::from_number(b);
-            device.connected(conn, from_id, standing, address(from), Direction::Incoming, now)
+            device.connected(
+                conn,
+                from_id,
+                standing,
+                address(from),
+                Direction::Incoming,
+                now,
+            )
         })?;
         self.call(from, |device, now| {
             let conn = ConnId::from_number(a);
@@ -496,9 +516,10 @@ impl Runner {
         {
             let world = lock(&self.world);
             let reserved = |host: &super::world::Host| {
-                host.fs.walk().iter().any(|(path, _)| {
-                    path.names().any(|name| name.starts_with(RESERVED_PREFIX))
-                })
+                host.fs
+                    .walk()
+                    .iter()
+                    .any(|(path, _)| path.names().any(|name| name.starts_with(RESERVED_PREFIX)))
             };
             if world.hosts.iter().any(reserved) {
                 return Ok(false);

@@ -6,6 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use super::below;
+use super::fs::Abilities;
 use super::world::{Armed, Crash, Fault};
 
 /// What a run is made of.
@@ -17,6 +18,35 @@ pub struct Setup {
     pub steps: usize,
     /// Devices, at least one.
     pub devices: usize,
+    /// What all their disks can do.
+    pub disk: DiskKind,
+}
+
+/// What a disk can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DiskKind {
+    /// All that Linux's own have.
+    #[default]
+    Ext4,
+    /// No exchange, no birth times.
+    Plain,
+    /// As on a stick: no exchange, birth times, modes, links; times of two seconds; names in any
+    /// case.
+    Fat,
+}
+
+impl DiskKind {
+    pub(crate) fn abilities(self) -> Abilities {
+        match self {
+            Self::Ext4 => Abilities::EXT4,
+            Self::Plain => Abilities {
+                exchange: false,
+                birth_time: false,
+                ..Abilities::EXT4
+            },
+            Self::Fat => Abilities::FAT,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -62,7 +92,10 @@ impl Script {
         Self { steps }
     }
 
-    #[expect(clippy::fn_params_excessive_bools, reason = "a run's profile, used here only")]
+    #[expect(
+        clippy::fn_params_excessive_bools,
+        reason = "a run's profile, used here only"
+    )]
     fn step(
         rng: &mut ChaCha8Rng,
         devices: usize,

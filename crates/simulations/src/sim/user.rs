@@ -225,10 +225,17 @@ impl User<'_> {
         self.fs().hold(ino);
         self.fs().write(ino, 0, &bytes, now);
         self.fs().release(ino, true);
-        self.say(&format!("writes {path}: version {number}, {} B{over}", bytes.len()));
-        self.world
-            .oracle
-            .saved(Written::file(&bytes), number, self.device, &path.to_string(), bytes);
+        self.say(&format!(
+            "writes {path}: version {number}, {} B{over}",
+            bytes.len()
+        ));
+        self.world.oracle.saved(
+            Written::file(&bytes),
+            number,
+            self.device,
+            &path.to_string(),
+            bytes,
+        );
     }
 
     /// Begins to write in place and leaves the file open for a while.
@@ -285,9 +292,13 @@ impl User<'_> {
         self.fs().write(ino, 0, &bytes, now);
         self.fs().release(ino, true);
         self.say(&format!("ends the write of {path}: version {number}"));
-        self.world
-            .oracle
-            .saved(Written::file(&bytes), number, self.device, &path.to_string(), bytes);
+        self.world.oracle.saved(
+            Written::file(&bytes),
+            number,
+            self.device,
+            &path.to_string(),
+            bytes,
+        );
     }
 
     fn save_by_rename(&mut self, path: &RelPath, size: usize) {
@@ -308,9 +319,13 @@ impl User<'_> {
         let over = self.supersede(path, &format!("save of version {number}"));
         let _ = self.fs().rename(&temp, path, true, now);
         self.say(&format!("saves {path} by rename: version {number}{over}"));
-        self.world
-            .oracle
-            .saved(Written::file(&bytes), number, self.device, &path.to_string(), bytes);
+        self.world.oracle.saved(
+            Written::file(&bytes),
+            number,
+            self.device,
+            &path.to_string(),
+            bytes,
+        );
     }
 
     fn rename_file(&mut self, from: &RelPath, to: &RelPath) {
@@ -438,7 +453,8 @@ impl User<'_> {
         };
         let (first, second) = (self.moved(a), self.moved(b));
         let now = self.now();
-        let done = [(a, &temp), (b, a), (&temp, b)].map(|(from, to)| self.fs().rename(from, to, false, now));
+        let done = [(a, &temp), (b, a), (&temp, b)]
+            .map(|(from, to)| self.fs().rename(from, to, false, now));
         self.say(&format!("swaps {a}{first} and {b}{second}: {done:?}"));
     }
 }

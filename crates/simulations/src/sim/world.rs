@@ -496,7 +496,14 @@ impl World {
         let events = host.fs.take_events();
         for event in events {
             // In order, and soon.
-            self.at(300_000, Event::Fs { device, epoch, event });
+            self.at(
+                300_000,
+                Event::Fs {
+                    device,
+                    epoch,
+                    event,
+                },
+            );
         }
     }
 }

@@ -207,7 +207,9 @@ impl TreeReader {
         Ok(Box::new(items.map(|item| {
             let (key, bytes) = item?;
             let (_, id) = key.value().split_at(4);
-            let id = id.try_into().map_err(|_| TreeError::Damaged("a row's key"))?;
+            let id = id
+                .try_into()
+                .map_err(|_| TreeError::Damaged("a row's key"))?;
             Ok((RowId::from_bytes(id), Held::decode(bytes.value())?.row))
         })))
     }

@@ -1,0 +1,85 @@
+//! Seeds that must pass on every change: a fixed set, and those that failed once, by name.
+
+use pacsync_simulations::sim::{Detail, DiskKind, Setup, run};
+
+#[track_caller]
+fn check(seed: u64, steps: usize, devices: usize) -> String {
+    let setup = Setup {
+        seed,
+        steps,
+        devices,
+        disk: DiskKind::Ext4,
+    };
+    let outcome = run(&setup, Detail::Events);
+    if let Some(failure) = outcome.failure {
+        panic!(
+            "{setup:?}: {}: {:#?}\n{}",
+            failure.invariant,
+            failure.details,
+            outcome.trace.join("\n")
+        );
+    }
+    outcome.hash
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for seed in 1..4 {
+        assert_eq!(check(seed, 15, 2), check(seed, 15, 2), "{seed}");
+    }
+}
+
+#[test]
+fn a_fixed_set_of_seeds() {
+    for seed in 1..=9 {
+        check(seed, 15, 2);
+    }
+}
+
+/// What an ack says was told on a connection that was already dead, and never again.
+#[test]
+fn acks_are_told_on_each_connection() {
+    check(3, 25, 3);
+}
+
+/// Two nodes met while a path was settling; the same look was asked for without end.
+#[test]
+#[ignore = "fails: a settling path is looked at without end"]
+fn a_settling_path_that_a_peer_fills() {
+    check(10, 25, 2);
+}
+
+/// Both renamed one file to one name, and it was deleted on both.
+#[test]
+#[ignore = "fails: the file is deleted"]
+fn the_same_rename_on_two_devices() {
+    check(352, 30, 2);
+}
+
+/// A file became a directory here and was edited there.
+#[test]
+#[ignore = "fails: the directory is never recorded"]
+fn a_directory_in_place_of_an_edited_file() {
+    check(23, 25, 2);
+}
+
+/// A file was moved away and a symlink put in its place at once.
+#[test]
+#[ignore = "fails: the symlink is never recorded"]
+fn a_symlink_in_place_of_a_moved_file() {
+    check(165, 30, 3);
+}
+
+/// A file was saved while the daemon was dead between exchange and record.
+#[test]
+#[ignore = "fails: the save is hidden by the version that it replaced"]
+fn a_save_after_a_crash_between_exchange_and_record() {
+    check(473, 30, 2);
+}
+
+/// The removal of a file put aside was undone by a power loss, its record's was not.
+#[test]
+#[ignore = "fails: the file stays"]
+fn a_removal_that_power_loss_undoes() {
+    check(101, 30, 2);
+}
