@@ -44,7 +44,6 @@ fn acks_are_told_on_each_connection() {
 
 /// Two nodes met while a path was settling; the same look was asked for without end.
 #[test]
-#[ignore = "fails: a settling path is looked at without end"]
 fn a_settling_path_that_a_peer_fills() {
     check(10, 25, 2);
 }

@@ -43,6 +43,9 @@ impl Medium {
     pub(crate) fn after_power_loss(&self, rng: &mut impl RngCore) -> Self {
         let bytes = locked(&self.0);
         let mut left = bytes.durable.clone();
+        // Its length is one number: the last one, or the database would be asked to mend what no
+        // file system does.
+        left.resize(bytes.now.len(), 0);
         for sector in &bytes.dirty {
             if below(rng, 2) == 0 {
                 continue;
