@@ -495,12 +495,17 @@ impl Worktree {
         match &put.replaces {
             None => self.disk.rename_noreplace(&item.temp, path)?,
             Some(_) => match self.disk.exchange(&item.temp, path) {
-                Ok(()) if self.is_dir(&item.temp) => {
-                    // Somebody put a directory there in this moment.
-                    self.disk.exchange(&item.temp, path)?;
-                    return Err(in_the_way(path));
+                Ok(()) => {
+                    // Somebody may have put a directory there in this moment: it goes back, at
+                    // once or when what was put aside is looked at.
+                    if self.is_dir(&item.temp)
+                        && (self.disk.exchange(&item.temp, path).is_ok()
+                            || self.disk.rename_noreplace(&item.temp, path).is_ok())
+                    {
+                        return Err(in_the_way(path));
+                    }
+                    aside = Some(item.temp.clone());
                 }
-                Ok(()) => aside = Some(item.temp.clone()),
                 Err(error) if error.is_unsupported() => {
                     aside = Some(self.exchange_by_link(&item.temp, path)?);
                 }
@@ -707,12 +712,16 @@ impl Worktree {
             let _ = self.disk.rename_noreplace(&item.temp, &item.unfinished);
             return;
         }
-        let gone = [&item.temp, &item.unfinished].map(|temp| self.disk.unlink(temp).is_ok());
-        if gone == [false; 2]
-            && item.written.is_some()
+        let gone = [&item.temp, &item.unfinished].map(|temp| self.disk.unlink(temp));
+        let moved = gone.iter().all(Result::is_err) && item.written.is_some();
+        let stays = gone
+            .iter()
+            .flat_map(|r| r.as_ref().err())
+            .any(|e| !e.is_not_found());
+        if (moved || stays)
             && let Some(name) = item.temp.name()
         {
-            // Its directory was moved: it goes where a scan meets it.
+            // Its directory was moved, or does not let it go: it goes where a scan meets it.
             self.strays.insert(name.to_vec(), item.note);
             self.queue.deep(RelPath::root(), now.ms);
         }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use pacsync_protocol::NodeId;
 use pacsync_protocol::content::{ObjectId, PieceSource, SMALL_MAX, Walk};
 use pacsync_protocol::row::{Keys, Kind, Row};
 use pacsync_store::index::{ContentTables, NoteKind};
@@ -23,17 +24,21 @@ const PLACES_MAX: usize = 100;
 #[derive(Debug, Default)]
 pub(super) struct Asides {
     records: BTreeMap<u64, Displaced>,
-    names: BTreeSet<Vec<u8>>,
+    names: BTreeMap<Vec<u8>, u64>,
+    /// Those that were not where they were put: their directory was moved, or is gone.
+    lost: BTreeSet<u64>,
 }
 
 impl Asides {
     pub(super) fn insert(&mut self, number: u64, record: Displaced) {
         let temp = record.temp.path();
-        self.names.extend(temp.name().map(<[u8]>::to_vec));
+        self.names
+            .extend(temp.name().map(|name| (name.to_vec(), number)));
         self.records.insert(number, record);
     }
 
     fn remove(&mut self, number: u64) {
+        self.lost.remove(&number);
         if let Some(record) = self.records.remove(&number)
             && let Some(name) = record.temp.path().name()
         {
@@ -46,11 +51,22 @@ impl Asides {
     }
 
     pub(super) fn has_name(&self, name: &[u8]) -> bool {
-        self.names.contains(name)
+        self.names.contains_key(name)
     }
 
     pub(super) fn next_due(&self) -> Option<u64> {
         self.records.values().map(|record| record.due_ms).min()
+    }
+
+    /// A scan met a file of this name: where it is now.
+    pub(super) fn met(&mut self, name: &[u8], path: &RelPath, dir: NodeId) {
+        if let Some(number) = self.names.get(name)
+            && let Some(record) = self.records.get_mut(number)
+            && record.temp.path() != *path
+        {
+            record.temp = PathRecord::from(path);
+            record.dir = Some(dir);
+        }
     }
 
     /// Those whose time has come, some of them.
@@ -86,6 +102,13 @@ impl Worktree {
         let mut edits = vec![];
         for (number, mut record) in due {
             record.temp = PathRecord::from(&self.displaced_path(cx.store, &record)?);
+            let missing = matches!(self.disk.stat(&record.temp.path()), Ok(None));
+            if missing && self.displaced.lost.insert(number) {
+                // A look at everything meets it if it is still beneath the root.
+                self.queue.deep(RelPath::root(), cx.now.ms);
+                self.displaced.put_off(number, cx.now.ms + DISPLACED_MS);
+                continue;
+            }
             match self.keep_displaced(cx, &record) {
                 Ok(edit) => {
                     edits.extend(edit.map(|read| (record.clone(), read)));

@@ -449,6 +449,7 @@ impl Worktree {
             return Ok(());
         };
         if is_reserved(name) {
+            self.displaced.met(name, &path, parent);
             return self.sweep(b, &path, name);
         }
         if self.own_home == Some((stat.identity.dev, stat.identity.ino)) {
