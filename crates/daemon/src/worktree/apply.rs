@@ -735,6 +735,15 @@ impl Worktree {
         let Ok(listing) = self.disk.list(&place.path) else {
             return;
         };
+        // Nothing that was to come here is wanted any more.
+        for entry in &listing.entries {
+            if super::is_transfer_temp(&entry.name) {
+                self.transfers.forget_name(&entry.name);
+                if let Ok(path) = place.path.join(&entry.name) {
+                    let _ = self.disk.unlink(&path);
+                }
+            }
+        }
         let ignored = listing.entries.iter().all(|entry| {
             place.path.join(&entry.name).is_ok_and(|path| {
                 let is_dir = entry.stat.kind == crate::disk::FileKind::Dir;

@@ -103,7 +103,7 @@ impl Worktree {
         for (number, mut record) in due {
             record.temp = PathRecord::from(&self.displaced_path(cx.store, &record)?);
             let missing = matches!(self.disk.stat(&record.temp.path()), Ok(None));
-            if missing && self.displaced.lost.insert(number) {
+            if missing && (self.displaced.lost.insert(number) || !self.faults.is_empty()) {
                 // A look at everything meets it if it is still beneath the root.
                 self.queue.deep(RelPath::root(), cx.now.ms);
                 self.displaced.put_off(number, cx.now.ms + DISPLACED_MS);
@@ -150,6 +150,11 @@ impl Worktree {
         let mut gone = vec![];
         for (number, record) in settled {
             match self.disk.unlink(&record.temp.path()) {
+                Err(error) if error.is_not_found() && self.displaced.lost.insert(number) => {
+                    // Its directory was moved in this moment.
+                    self.queue.deep(RelPath::root(), cx.now.ms);
+                    self.displaced.put_off(number, cx.now.ms + DISPLACED_MS);
+                }
                 Err(error) if !error.is_not_found() && !error.is_not_a_directory() => {
                     // Kept and tried again: what is forgotten here would stay for ever.
                     tracing::warn!(%error, "a file that was put aside stays");

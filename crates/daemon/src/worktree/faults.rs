@@ -96,6 +96,10 @@ impl Faults {
         self.by_path.get(path).map(|fault| fault.retry_ms)
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_path.is_empty()
+    }
+
     pub(super) fn has_nodes(&self) -> bool {
         !self.by_node.is_empty()
     }

@@ -433,8 +433,6 @@ impl Worktree {
             let all_seen = settled && self.walks.is_empty() && self.queue.is_idle_at(cx.now.ms);
             if all_seen {
                 self.binding.clear();
-            }
-            if all_seen && !self.scanned_once {
                 self.scanned_once = true;
                 self.forget_strays(cx.store)?;
             }

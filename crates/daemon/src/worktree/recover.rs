@@ -414,9 +414,10 @@ impl Worktree {
         Ok(())
     }
 
-    /// Everything was looked at since the start: temporary files that a crash left are gone.
+    /// Everything was looked at since they were noted: stray temporary files are gone, unless
+    /// something could not be read.
     pub(super) fn forget_strays(&mut self, store: &mut Store) -> Result<(), StoreError> {
-        if self.strays.is_empty() {
+        if self.strays.len() == self.stuck.len() || !self.faults.is_empty() {
             return Ok(());
         }
         let txn = store.begin()?;

@@ -925,7 +925,10 @@ impl Worktree {
     /// record knows (a crash came between the making and the record), and strays. They are known
     /// by name, since their directory may have been moved.
     fn sweep(&mut self, b: &mut Batch<'_>, path: &RelPath, name: &[u8]) -> Result<(), StoreError> {
-        let whole = name.strip_suffix(b"w").unwrap_or(name);
+        let whole = match name.strip_suffix(b"w") {
+            Some(whole) if !self.strays.contains_key(name) => whole,
+            _ => name,
+        };
         let stray = self.strays.get(whole).copied();
         let idle = is_transfer_temp(name)
             && !self.transfers.has_name(name)
@@ -945,6 +948,7 @@ impl Worktree {
     }
 
     fn forget_stray(&mut self, b: &mut Batch<'_>, name: &[u8]) -> Result<(), StoreError> {
+        self.stuck.remove(name);
         if let Some(number) = self.strays.remove(name) {
             b.index.remove_note(NoteKind::Intent, number)?;
             b.dirty = true;

@@ -151,6 +151,10 @@ impl Transfers {
         self.big.remove(content)
     }
 
+    pub(super) fn forget_name(&mut self, name: &[u8]) {
+        self.big.retain(|_, transfer| transfer.record.name != name);
+    }
+
     pub(super) fn contents(&self) -> impl Iterator<Item = &ContentId> {
         self.big.keys()
     }
