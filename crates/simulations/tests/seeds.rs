@@ -50,35 +50,30 @@ fn a_settling_path_that_a_peer_fills() {
 
 /// Both renamed one file to one name, and it was deleted on both.
 #[test]
-#[ignore = "fails: the file is deleted"]
 fn the_same_rename_on_two_devices() {
     check(352, 30, 2);
 }
 
 /// A file became a directory here and was edited there.
 #[test]
-#[ignore = "fails: the directory is never recorded"]
 fn a_directory_in_place_of_an_edited_file() {
     check(23, 25, 2);
 }
 
 /// A file was moved away and a symlink put in its place at once.
 #[test]
-#[ignore = "fails: the symlink is never recorded"]
 fn a_symlink_in_place_of_a_moved_file() {
     check(165, 30, 3);
 }
 
 /// A file was saved while the daemon was dead between exchange and record.
 #[test]
-#[ignore = "fails: the save is hidden by the version that it replaced"]
 fn a_save_after_a_crash_between_exchange_and_record() {
     check(473, 30, 2);
 }
 
 /// The removal of a file put aside was undone by a power loss, its record's was not.
 #[test]
-#[ignore = "fails: the file stays"]
 fn a_removal_that_power_loss_undoes() {
     check(101, 30, 2);
 }
