@@ -658,6 +658,11 @@ impl Worktree {
                 }
             }
         }
+        if !failed.is_empty()
+            && let Err(error) = self.disk.sync_all()
+        {
+            tracing::debug!(%error, "what was taken back is not durably gone yet");
+        }
         txn.commit()?;
         for content in finished {
             self.transfers.remove(&content);

@@ -195,6 +195,10 @@ impl Worktree {
             }
         }
         if any {
+            // Or a power cut brings back what was removed, and nobody knows it.
+            if let Err(error) = self.disk.sync_all() {
+                tracing::warn!(%error, "what was mended is not durable yet");
+            }
             txn.commit()?;
         }
         Ok(())
@@ -418,6 +422,10 @@ impl Worktree {
     /// something could not be read.
     pub(super) fn forget_strays(&mut self, store: &mut Store) -> Result<(), StoreError> {
         if self.strays.len() == self.stuck.len() || !self.faults.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.disk.sync_all() {
+            tracing::warn!(%error, "removed files are not durably gone yet");
             return Ok(());
         }
         let txn = store.begin()?;

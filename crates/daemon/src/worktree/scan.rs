@@ -10,7 +10,7 @@ use pacsync_protocol::crypto::{Entropy, random};
 use pacsync_protocol::row::{At, Keys, Kind, Life, Name, Row};
 use pacsync_protocol::segment::Entry as LogEntry;
 use pacsync_protocol::{NodeId, RowId, Stamp};
-use pacsync_store::index::{Entry, Index, NoteKind};
+use pacsync_store::index::{Entry, Index};
 use pacsync_store::tree::TreeTables;
 use pacsync_store::{StoreError, Txn};
 
@@ -450,7 +450,8 @@ impl Worktree {
         };
         if is_reserved(name) {
             self.displaced.met(name, &path, parent);
-            return self.sweep(b, &path, name);
+            self.sweep(&path, name);
+            return Ok(());
         }
         if self.own_home == Some((stat.identity.dev, stat.identity.ino)) {
             return Ok(());
@@ -924,36 +925,27 @@ impl Worktree {
     /// Removes temporary files that hold nothing that anybody wrote: those of transfers that no
     /// record knows (a crash came between the making and the record), and strays. They are known
     /// by name, since their directory may have been moved.
-    fn sweep(&mut self, b: &mut Batch<'_>, path: &RelPath, name: &[u8]) -> Result<(), StoreError> {
+    fn sweep(&mut self, path: &RelPath, name: &[u8]) {
         let whole = match name.strip_suffix(b"w") {
             Some(whole) if !self.strays.contains_key(name) => whole,
             _ => name,
         };
-        let stray = self.strays.get(whole).copied();
+        let stray = self.strays.contains_key(whole);
         let idle = is_transfer_temp(name)
             && !self.transfers.has_name(name)
             && !self.displaced.has_name(name);
-        if stray.is_none() && !idle {
-            return Ok(());
+        if !stray && !idle {
+            return;
         }
         match self.disk.unlink(path) {
-            Ok(()) if stray.is_some() => self.forget_stray(b, whole),
             Err(error) if !error.is_not_found() => {
                 // It stays known, and is met again by a later scan.
                 self.stuck.insert(whole.to_vec());
-                Ok(())
             }
-            _ => Ok(()),
+            _ => {
+                self.stuck.remove(whole);
+            }
         }
-    }
-
-    fn forget_stray(&mut self, b: &mut Batch<'_>, name: &[u8]) -> Result<(), StoreError> {
-        self.stuck.remove(name);
-        if let Some(number) = self.strays.remove(name) {
-            b.index.remove_note(NoteKind::Intent, number)?;
-            b.dirty = true;
-        }
-        Ok(())
     }
 
     /// True once a path that looks like a move has stood for the settle time.

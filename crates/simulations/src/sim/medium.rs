@@ -53,11 +53,8 @@ impl Medium {
             let from = sector * SECTOR;
             let part = bytes.now.get(from..).unwrap_or_default();
             let part = part.get(..SECTOR).unwrap_or(part);
-            let end = from + part.len();
-            if left.len() < end {
-                left.resize(end, 0);
-            }
-            if let Some(place) = left.get_mut(from..end) {
+            // A sector behind the end was cut off since.
+            if let Some(place) = left.get_mut(from..from + part.len()) {
                 place.copy_from_slice(part);
             }
         }
