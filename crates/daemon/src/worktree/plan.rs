@@ -622,16 +622,23 @@ impl Worktree {
     ) -> Result<(), StoreError> {
         b.index.forget_manifest_of(content)?;
         b.dirty = true;
-        if let Some(transfer) = self.transfers.remove(content)
-            && let Ok(file) = self.disk.open_write(&transfer.path)
-        {
-            self.transfers.begin(
+        let Some(transfer) = self.transfers.remove(content) else {
+            return Ok(());
+        };
+        match self.disk.open_write(&transfer.path) {
+            Ok(file) => self.transfers.begin(
                 *content,
                 transfer.record,
                 transfer.path,
                 transfer.target,
                 file,
-            );
+            ),
+            Err(_) => {
+                // Begun anew, in another file; a scan removes this one.
+                b.index.remove_transfer(content)?;
+                let dir = transfer.path.parent().unwrap_or_default();
+                self.queue.soon(dir, b.now.ms);
+            }
         }
         Ok(())
     }
