@@ -276,7 +276,9 @@ impl Worktree {
                 return Ok(Plan::Wait);
             }
             if state.kind == Kind::Dir && seen.kind == FileKind::Dir {
-                self.put_dir(b, node, &place, seen.mode)?;
+                if !self.put_dir(b, node, &place, seen.mode)? {
+                    return Ok(Plan::Wait);
+                }
                 self.mark_below(b, node)?;
                 self.queue.deep(place.path.clone(), b.now.ms);
                 return Ok(Plan::Done);
@@ -334,7 +336,9 @@ impl Worktree {
             self.stalled.insert(node, b.now.ms + super::RETRY_MS);
             return Ok(Plan::Wait);
         }
-        self.put_dir(b, node, &place, mode)?;
+        if !self.put_dir(b, node, &place, mode)? {
+            return Ok(Plan::Wait);
+        }
         match self.disk.watch(&place.path) {
             Err(error) if error.is_watch_limit() => self.note_unwatched(b.now),
             Err(error) if !error.is_unsupported() && !error.is_not_found() => {
@@ -345,15 +349,19 @@ impl Worktree {
         Ok(Plan::Done)
     }
 
+    /// Records a directory that stands at its place; false if it does not any more.
     fn put_dir(
         &mut self,
         b: &mut Batch<'_>,
         node: NodeId,
         place: &Place,
         mode: u16,
-    ) -> Result<(), StoreError> {
-        let Ok(Some(stat)) = self.disk.stat(&place.path) else {
-            return Ok(());
+    ) -> Result<bool, StoreError> {
+        let stat = self.disk.stat(&place.path).ok().flatten();
+        let Some(stat) = stat.filter(|stat| stat.kind == FileKind::Dir) else {
+            // Somebody took it away in this moment.
+            self.stalled.insert(node, b.now.ms + super::SETTLE_MS);
+            return Ok(false);
         };
         let entry = Entry {
             node,
@@ -364,7 +372,8 @@ impl Worktree {
             content: None,
             recorded_ns: b.now.ns,
         };
-        b.put(&place.parent, &place.name, &entry)
+        b.put(&place.parent, &place.name, &entry)?;
+        Ok(true)
     }
 
     #[expect(clippy::too_many_arguments, reason = "one plan, taken apart")]
