@@ -276,7 +276,7 @@ impl Worktree {
             .stat(path)
             .ok()
             .flatten()
-            .is_some_and(|s| s.identity.dev == self.root.dev)
+            .is_none_or(|s| s.identity.dev == self.root.dev)
     }
 
     fn carry_out(
@@ -439,13 +439,8 @@ impl Worktree {
                 Ok(Outcome::Moved { entry })
             }
             Step::Remove { node, entry, place } => {
-                match self.disk.rename_noreplace(&place.path, &item.temp) {
-                    Ok(()) => {}
-                    Err(error) if error.is_not_found() => {
-                        return Ok(Outcome::Removed { displaced: None });
-                    }
-                    Err(error) => return Err(error),
-                }
+                // If it is gone already somebody deleted it, which is told before it is forgotten.
+                self.disk.rename_noreplace(&place.path, &item.temp)?;
                 if self.is_dir(&item.temp) {
                     // Somebody put a directory there in this moment. If it cannot go back at once
                     // it does so when what was put aside is looked at.
