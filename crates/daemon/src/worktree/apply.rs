@@ -744,15 +744,13 @@ impl Worktree {
                 }
             }
         }
-        let ignored = listing.entries.iter().all(|entry| {
-            place.path.join(&entry.name).is_ok_and(|path| {
-                let is_dir = entry.stat.kind == crate::disk::FileKind::Dir;
-                self.ignores.ignores(&path, is_dir)
-            })
-        });
-        if ignored {
+        let is_left = |entry| self.is_left_alone(&place.path, entry);
+        if listing.errors.is_empty() && listing.entries.iter().all(is_left) {
             self.leftovers.insert((place.parent, place.name.clone()));
             self.stalled.insert(item.step.node(), now.ms);
+        } else if !self.faults.is_empty() {
+            // Something in it may be what cannot be read.
+            self.stalled.insert(item.step.node(), now.ms + RETRY_MS);
         }
     }
 }
@@ -807,6 +805,8 @@ fn intent(step: &Step, temp: &RelPath) -> Intent {
             Some(New {
                 row: put.row,
                 content: put.content,
+                is_symlink: put.kind == Kind::Symlink,
+                mode: put.mode,
             }),
         ),
         Step::Move { entry, to, .. } => (Act::Move, to, Some(old(entry)), None),

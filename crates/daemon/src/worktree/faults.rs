@@ -13,8 +13,26 @@ struct Fault {
     retry_ms: u64,
     /// How often it was tried; spaces the attempts out.
     tries: u32,
-    /// The node that could not be rendered; `None` where something could not be read.
-    node: Option<NodeId>,
+}
+
+impl Fault {
+    fn after(before: Option<&Self>, what: String, now: Now) -> Self {
+        let tries = before.map_or(0, |fault| fault.tries + 1);
+        Self {
+            what,
+            retry_ms: now.ms + retry_delay(tries),
+            tries,
+        }
+    }
+
+    /// True if it is to be tried again now, after which it waits again.
+    fn take(&mut self, now: Now) -> bool {
+        let due = self.retry_ms <= now.ms;
+        if due {
+            self.retry_ms = now.ms + retry_delay(self.tries);
+        }
+        due
+    }
 }
 
 /// What is to be tried again.
@@ -25,109 +43,85 @@ pub(super) enum Retry {
     Render(NodeId),
 }
 
-/// The faults of a worktree, at most one for a path.
+/// The faults of a worktree: of a path that cannot be read, of a node that cannot be rendered. One
+/// may stand at the other's path; each has its own end.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
-    by_path: BTreeMap<RelPath, Fault>,
-    by_node: BTreeMap<NodeId, RelPath>,
+    reads: BTreeMap<RelPath, Fault>,
+    nodes: BTreeMap<NodeId, (RelPath, Fault)>,
 }
 
 impl Faults {
     /// Notes that something could not be read.
     pub(super) fn note_read(&mut self, path: &RelPath, what: String, now: Now) {
-        self.note(path, None, what, now);
+        let fault = Fault::after(self.reads.get(path), what, now);
+        self.reads.insert(path.clone(), fault);
     }
 
     /// Notes that a node could not be rendered.
     pub(super) fn note_node(&mut self, path: &RelPath, node: NodeId, what: String, now: Now) {
-        if self.by_node.get(&node).is_some_and(|before| before != path) {
-            self.clear_node(&node);
-        }
-        self.note(path, Some(node), what, now);
-    }
-
-    fn note(&mut self, path: &RelPath, node: Option<NodeId>, what: String, now: Now) {
-        let tries = self.by_path.get(path).map_or(0, |fault| fault.tries + 1);
-        let before = self.by_path.insert(
-            path.clone(),
-            Fault {
-                what,
-                retry_ms: now.ms + retry_delay(tries),
-                tries,
-                node,
-            },
-        );
-        if let Some(node) = before.and_then(|fault| fault.node) {
-            self.by_node.remove(&node);
-        }
-        if let Some(node) = node {
-            self.by_node.insert(node, path.clone());
-        }
+        let before = self.nodes.get(&node).map(|(_, fault)| fault);
+        let fault = Fault::after(before, what, now);
+        self.nodes.insert(node, (path.clone(), fault));
     }
 
     /// How often what could not be read at a path was tried: a look at it begins.
     pub(super) fn read_tries(&self, path: &RelPath) -> Option<u32> {
-        let fault = self.by_path.get(path)?;
-        fault.node.is_none().then_some(fault.tries)
+        self.reads.get(path).map(|fault| fault.tries)
     }
 
     /// A look at a path is over that began after `tries` attempts: what was noted before is gone
     /// unless it was noted again.
     pub(super) fn looked(&mut self, path: &RelPath, tries: u32) {
-        if self
-            .by_path
-            .get(path)
-            .is_some_and(|fault| fault.node.is_none() && fault.tries == tries)
-        {
-            self.by_path.remove(path);
+        if self.read_tries(path) == Some(tries) {
+            self.reads.remove(path);
         }
     }
 
     /// A node is rendered, or has no need to be.
     pub(super) fn clear_node(&mut self, node: &NodeId) {
-        if let Some(path) = self.by_node.remove(node) {
-            self.by_path.remove(&path);
-        }
+        self.nodes.remove(node);
     }
 
     /// When a node that could not be rendered is tried again.
     pub(super) fn retry_of(&self, node: &NodeId) -> Option<u64> {
-        let path = self.by_node.get(node)?;
-        self.by_path.get(path).map(|fault| fault.retry_ms)
+        self.nodes.get(node).map(|(_, fault)| fault.retry_ms)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.by_path.is_empty()
+        self.reads.is_empty() && self.nodes.is_empty()
     }
 
     pub(super) fn has_nodes(&self) -> bool {
-        !self.by_node.is_empty()
+        !self.nodes.is_empty()
     }
 
     pub(super) fn next_due(&self) -> Option<u64> {
-        self.by_path.values().map(|fault| fault.retry_ms).min()
+        let nodes = self.nodes.values().map(|(_, fault)| fault);
+        let all = self.reads.values().chain(nodes);
+        all.map(|fault| fault.retry_ms).min()
     }
 
     /// Takes what is to be tried again now.
     pub(super) fn take_due(&mut self, now: Now) -> Vec<Retry> {
         let mut due = vec![];
-        for (path, fault) in &mut self.by_path {
-            if fault.retry_ms > now.ms {
-                continue;
+        for (path, fault) in &mut self.reads {
+            if fault.take(now) {
+                due.push(Retry::Look(path.clone()));
             }
-            fault.retry_ms = now.ms + retry_delay(fault.tries);
-            due.push(match fault.node {
-                Some(node) => Retry::Render(node),
-                None => Retry::Look(path.clone()),
-            });
+        }
+        for (node, (_, fault)) in &mut self.nodes {
+            if fault.take(now) {
+                due.push(Retry::Render(*node));
+            }
         }
         due
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&RelPath, &str)> {
-        self.by_path
-            .iter()
-            .map(|(path, fault)| (path, fault.what.as_str()))
+        let nodes = self.nodes.values().map(|(path, fault)| (path, fault));
+        let all = self.reads.iter().chain(nodes);
+        all.map(|(path, fault)| (path, fault.what.as_str()))
     }
 }
 
@@ -194,15 +188,16 @@ mod tests {
     }
 
     #[test]
-    fn a_path_shows_its_latest_fault() {
+    fn what_cannot_be_read_hides_no_node_that_waits_at_its_path() {
         let mut faults = Faults::default();
         faults.note_node(&path("a"), NODE, "full".into(), at(0));
         faults.note_read(&path("a"), "unreadable".into(), at(0));
-        assert!(!faults.has_nodes());
-        assert_eq!(faults.retry_of(&NODE), None);
-        assert_eq!(
-            faults.iter().map(|(_, what)| what).collect::<Vec<_>>(),
-            ["unreadable"]
-        );
+        assert_eq!(faults.iter().count(), 2);
+        let tries = faults.read_tries(&path("a")).expect("is known");
+        faults.looked(&path("a"), tries);
+        assert!(faults.has_nodes());
+        assert!(faults.retry_of(&NODE).is_some());
+        let due = faults.take_due(at(RETRY_MS));
+        assert!(matches!(due.as_slice(), [Retry::Render(NODE)]));
     }
 }

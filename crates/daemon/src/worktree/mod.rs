@@ -288,7 +288,7 @@ impl Worktree {
             return true;
         }
         self.walks.is_empty()
-            && self.queue.is_empty()
+            && self.queue.is_settled()
             && self.vacated.is_empty()
             && self.settling.is_empty()
     }

@@ -88,6 +88,10 @@ pub(super) struct New {
     pub(super) row: RowId,
     #[n(1)]
     pub(super) content: ContentId,
+    #[n(2)]
+    pub(super) is_symlink: bool,
+    #[n(3)]
+    pub(super) mode: u16,
 }
 
 /// A file that an apply put aside: looked at again, kept in history, then removed.

@@ -22,6 +22,8 @@ struct Look {
     depth: Depth,
     /// When the writing that is waited for began.
     since_ms: u64,
+    /// Somebody kept writing while it was read: nobody waits for this one.
+    is_restless: bool,
 }
 
 /// Looks by path, each at most once; the earliest first.
@@ -40,6 +42,7 @@ impl Queue {
                 due_ms: now_ms,
                 depth: Depth::Entry,
                 since_ms: now_ms,
+                is_restless: false,
             },
         );
     }
@@ -52,6 +55,7 @@ impl Queue {
                 due_ms: now_ms,
                 depth: Depth::Deep,
                 since_ms: now_ms,
+                is_restless: false,
             },
         );
     }
@@ -59,6 +63,14 @@ impl Queue {
     /// Look once writes have paused.
     pub(super) fn quiet(&mut self, path: RelPath, now_ms: u64) {
         self.after(path, now_ms, QUIET_MS);
+    }
+
+    /// Look again once writes have paused that kept it from being read.
+    pub(super) fn restless(&mut self, path: RelPath, now_ms: u64) {
+        self.after(path.clone(), now_ms, QUIET_MS);
+        if let Some(look) = self.looks.get_mut(&path) {
+            look.is_restless = look.due_ms > now_ms;
+        }
     }
 
     /// Look soon: something about the entry changed, perhaps a write has only begun.
@@ -70,6 +82,7 @@ impl Queue {
                     due_ms: now_ms,
                     depth: Depth::Entry,
                     since_ms: now_ms,
+                    is_restless: false,
                 },
             );
         }
@@ -91,6 +104,7 @@ impl Queue {
                         due_ms,
                         depth: Depth::Entry,
                         since_ms: now_ms,
+                        is_restless: false,
                     },
                 );
             }
@@ -103,6 +117,7 @@ impl Queue {
                 due_ms: look.due_ms.min(before.due_ms),
                 depth: look.depth.max(before.depth),
                 since_ms: look.since_ms.min(before.since_ms),
+                is_restless: look.is_restless && before.is_restless,
             },
             None => look,
         };
@@ -127,9 +142,10 @@ impl Queue {
         Some((path, look.depth))
     }
 
-    /// Makes everything due.
+    /// Makes everything due but what is written to without a pause.
     pub(super) fn hurry(&mut self, now_ms: u64) {
-        let paths: Vec<RelPath> = self.looks.keys().cloned().collect();
+        let looks = self.looks.iter().filter(|(_, look)| !look.is_restless);
+        let paths: Vec<RelPath> = looks.map(|(path, _)| path.clone()).collect();
         for path in paths {
             if let Some(look) = self.looks.get(&path).copied() {
                 self.replace(
@@ -148,8 +164,9 @@ impl Queue {
         self.next_due().is_none_or(|due| due > now_ms)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.looks.is_empty()
+    /// True if nothing is to be looked at but what is written to without a pause.
+    pub(super) fn is_settled(&self) -> bool {
+        self.looks.values().all(|look| look.is_restless)
     }
 
     pub(super) fn next_due(&self) -> Option<u64> {
@@ -174,7 +191,24 @@ mod tests {
         assert_eq!(queue.next_due(), Some(900));
         queue.soon(path("a"), 500);
         assert_eq!(queue.pop(500), Some((path("a"), Depth::Entry)));
-        assert!(queue.is_empty());
+        assert!(queue.is_settled());
+    }
+
+    #[test]
+    fn nobody_waits_for_what_is_written_without_a_pause() {
+        let mut queue = Queue::default();
+        queue.quiet(path("a"), 0);
+        assert!(!queue.is_settled());
+        assert!(queue.pop(QUIET_MS).is_some());
+        queue.restless(path("a"), QUIET_MS);
+        queue.quiet(path("a"), QUIET_MS + 10);
+        assert!(queue.is_settled());
+        queue.hurry(QUIET_MS + 20);
+        assert_eq!(queue.next_due(), Some(2 * QUIET_MS + 10));
+        // Its writer closes it.
+        queue.soon(path("a"), QUIET_MS + 30);
+        assert!(!queue.is_settled());
+        assert!(queue.pop(QUIET_MS + 30).is_some());
     }
 
     #[test]

@@ -350,12 +350,20 @@ impl Worktree {
             size: u64::MAX,
             ..old.identity
         };
-        let known = index.entry_of(&intent.node)?;
+        let mode = match &whole {
+            // Where modes are not kept what shows is what there is.
+            Some((stat, _)) if !self.probe.modes => stat.mode,
+            _ => new.mode,
+        };
         let entry = Entry {
             node: intent.node,
-            kind: known.map_or(Kind::File, |(_, _, entry)| entry.kind),
+            kind: if new.is_symlink {
+                Kind::Symlink
+            } else {
+                Kind::File
+            },
             identity: whole.as_ref().map_or(unlike, |(_, read)| read.identity),
-            mode: whole.map_or(0o644, |(stat, _)| stat.mode),
+            mode,
             row: Some(new.row),
             content: Some(new.content),
             recorded_ns: now.ns,

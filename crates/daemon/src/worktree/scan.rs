@@ -648,18 +648,13 @@ impl Worktree {
             return self.moved(b, path, parent, name, stat, from);
         }
         if kind == Kind::Dir && self.tracking.class(path) == Class::Tracked {
-            // A directory with nothing but ignored entries is what a delete left behind.
-            if let Ok(listing) = self.disk.list(path) {
-                let ignored = listing.entries.iter().all(|entry| {
-                    is_reserved(&entry.name)
-                        || path.join(&entry.name).is_ok_and(|below| {
-                            let is_dir = entry.stat.kind == FileKind::Dir;
-                            self.ignores.ignores(&below, is_dir)
-                        })
-                });
-                if ignored && !listing.entries.is_empty() {
-                    return Ok(());
-                }
+            // A directory with nothing in it but what is left alone is what a delete left behind.
+            if let Ok(listing) = self.disk.list(path)
+                && !listing.entries.is_empty()
+                && listing.errors.is_empty()
+                && listing.entries.iter().all(|e| self.is_left_alone(path, e))
+            {
+                return Ok(());
             }
         }
         let read = match kind {
@@ -948,6 +943,23 @@ impl Worktree {
         }
     }
 
+    /// Whether an entry is never synced and stays where it is, also when the directory that it is
+    /// in is deleted elsewhere.
+    pub(super) fn is_left_alone(&self, dir: &RelPath, entry: &DirEntry) -> bool {
+        if is_reserved(&entry.name) {
+            return !self.displaced.has_name(&entry.name) && !self.transfers.has_name(&entry.name);
+        }
+        let identity = &entry.stat.identity;
+        entry.stat.kind == FileKind::Other
+            || self.own_home == Some((identity.dev, identity.ino))
+            || dir.join(&entry.name).is_ok_and(|path| {
+                self.tracking.class(&path) == Class::Untracked
+                    || self
+                        .ignores
+                        .ignores(&path, entry.stat.kind == FileKind::Dir)
+            })
+    }
+
     /// True once a path that looks like a move has stood for the settle time.
     fn settled(&mut self, path: &RelPath, now: Now) -> bool {
         let due = *self
@@ -971,7 +983,7 @@ impl Worktree {
                     "it changes while it is read; it is tried again".into(),
                     now,
                 );
-                self.queue.quiet(path.clone(), now.ms);
+                self.queue.restless(path.clone(), now.ms);
             }
             ReadError::Content(why) => self.fault(path, why.clone(), now),
         }
