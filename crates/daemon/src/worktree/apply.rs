@@ -428,13 +428,8 @@ impl Worktree {
             } => {
                 self.move_file(entry, &from.path, &to.path)?;
                 let mut entry = entry.clone();
-                if let Some(stat) = self.disk.stat(&to.path)?
-                    && stat.identity.ino == entry.identity.ino
-                    && (entry.kind == Kind::Dir
-                        || (stat.identity.size == entry.identity.size
-                            && stat.identity.mtime_ns == entry.identity.mtime_ns))
-                {
-                    entry.identity = file_identity(&stat.identity);
+                if let Ok(Some(stat)) = self.disk.stat(&to.path) {
+                    super::settle::follow(&mut entry, &stat);
                 }
                 Ok(Outcome::Moved { entry })
             }
@@ -514,7 +509,9 @@ impl Worktree {
         {
             self.note_broken_link(path);
         }
-        let seen = self.disk.stat(path)?.map(|stat| (stat.identity, stat.mode));
+        // From here on nothing is an error: what is aside may be the only copy of an edit.
+        let seen = self.disk.stat(path).ok().flatten();
+        let seen = seen.map(|stat| (stat.identity, stat.mode));
         // If somebody wrote to the file since, the identity as written shows the difference.
         let (identity, mode) = match (seen, item.written) {
             (Some((seen, mode)), Some(written))
@@ -687,7 +684,6 @@ impl Worktree {
         if let Step::Put(put) = &item.step {
             self.take_back(now, put, item);
         }
-        self.stalled.insert(node, now.ms + RETRY_MS);
         let in_the_way = error.is_exists() || error.is_not_empty();
         if in_the_way || error.is_not_found() || error.is_not_a_directory() {
             // Something unseen: look at it, then plan anew. A file that was removed meanwhile is

@@ -6,18 +6,28 @@ use std::collections::{BTreeMap, BTreeSet};
 use pacsync_protocol::NodeId;
 use pacsync_protocol::content::{ObjectId, PieceSource, SMALL_MAX, Walk};
 use pacsync_protocol::row::{Keys, Kind, Row};
-use pacsync_store::index::{ContentTables, NoteKind};
+use pacsync_store::index::{ContentTables, FileIdentity, NoteKind};
 use pacsync_store::{Store, StoreError};
 
 use super::apply::{SYNC_EACH_MAX, trash_dir};
-use super::content::read;
+use super::content::{Read, read};
 use super::notes::{Displaced, PathRecord};
 use super::scan::Batch;
-use super::{Context, DISPLACED_MS, Progress, Worktree};
+use super::{Context, DISPLACED_MS, Progress, Worktree, file_identity};
 use crate::disk::{DiskError, FileKind, RelPath};
 
 /// Names that are tried for a directory that was put aside.
 const PLACES_MAX: usize = 100;
+
+/// What became of a file that was put aside.
+enum Kept {
+    /// It is none any more.
+    Nothing,
+    /// The version that the index expected, as it was when it was read.
+    Version(FileIdentity),
+    /// Something else: nobody had seen it.
+    Edit(Box<Read>),
+}
 
 /// Records of what was put aside, by number; knows their files by name wherever their directory
 /// is moved to.
@@ -102,18 +112,28 @@ impl Worktree {
         let mut edits = vec![];
         for (number, mut record) in due {
             record.temp = PathRecord::from(&self.displaced_path(cx.store, &record)?);
-            let missing = matches!(self.disk.stat(&record.temp.path()), Ok(None));
-            if missing && (self.displaced.lost.insert(number) || !self.faults.is_empty()) {
-                // A look at everything meets it if it is still beneath the root.
-                self.queue.deep(RelPath::root(), cx.now.ms);
-                self.displaced.put_off(number, cx.now.ms + DISPLACED_MS);
-                continue;
+            if matches!(self.disk.stat(&record.temp.path()), Ok(None)) {
+                if self.displaced.lost.insert(number) {
+                    // A look at everything meets it if it is still beneath the root.
+                    self.queue.deep(RelPath::root(), cx.now.ms);
+                    self.displaced.put_off(number, cx.now.ms + DISPLACED_MS);
+                    continue;
+                }
+                if !self.faults.is_empty() {
+                    // It may be in what cannot be read: the slow look at everything meets it.
+                    self.displaced
+                        .put_off(number, self.verify_at + DISPLACED_MS);
+                    continue;
+                }
             }
             match self.keep_displaced(cx, &record) {
-                Ok(edit) => {
-                    edits.extend(edit.map(|read| (record.clone(), read)));
-                    settled.push((number, record));
+                Ok(Kept::Edit(read)) => {
+                    let identity = read.identity;
+                    edits.push((record.clone(), *read));
+                    settled.push((number, record, Some(identity)));
                 }
+                Ok(Kept::Version(identity)) => settled.push((number, record, Some(identity))),
+                Ok(Kept::Nothing) => settled.push((number, record, None)),
                 Err(StoreError::Packs(why)) => {
                     // History has no room: the file stays where it is until there is.
                     let path = record.path.path();
@@ -148,7 +168,12 @@ impl Worktree {
             self.commit_found(found, txn, cx.rng, cx.now, progress)?;
         }
         let mut gone = vec![];
-        for (number, record) in settled {
+        for (number, record, identity) in settled {
+            if identity.is_some_and(|identity| self.has_changed(&record, identity)) {
+                // Somebody still writes to it.
+                self.displaced.put_off(number, cx.now.ms + DISPLACED_MS);
+                continue;
+            }
             match self.disk.unlink(&record.temp.path()) {
                 Err(error) if error.is_not_found() && self.displaced.lost.insert(number) => {
                     // Its directory was moved in this moment.
@@ -188,6 +213,11 @@ impl Worktree {
         Ok(())
     }
 
+    fn has_changed(&self, record: &Displaced, identity: FileIdentity) -> bool {
+        let now = self.disk.stat(&record.temp.path()).ok().flatten();
+        now.is_some_and(|stat| file_identity(&stat.identity) != identity)
+    }
+
     /// Makes it durable that files are gone.
     fn sync_dirs_of(&self, gone: &[(u64, Displaced)]) -> Result<(), DiskError> {
         let dirs: BTreeSet<RelPath> = gone
@@ -225,7 +255,7 @@ impl Worktree {
         &mut self,
         cx: &mut Context<'_>,
         record: &Displaced,
-    ) -> Result<Option<super::content::Read>, StoreError> {
+    ) -> Result<Kept, StoreError> {
         let temp = record.temp.path();
         let kind = match self.disk.stat(&temp) {
             Ok(Some(stat)) if stat.kind == FileKind::File => Kind::File,
@@ -233,7 +263,7 @@ impl Worktree {
             Ok(Some(stat)) if stat.kind == FileKind::Dir => {
                 return self.put_back(cx, &temp, &record.path.path());
             }
-            Ok(_) => return Ok(None),
+            Ok(_) => return Ok(Kept::Nothing),
             Err(error) => return Err(StoreError::Packs(error.to_string())),
         };
         let Ok(found) = read(&*self.disk, &temp, kind, &self.keys) else {
@@ -243,7 +273,11 @@ impl Worktree {
         if found.content.inline.is_none() && kind == Kind::File {
             self.pack_file(cx, &temp, &found)?;
         }
-        Ok(is_edit.then_some(found))
+        Ok(if is_edit {
+            Kept::Edit(Box::new(found))
+        } else {
+            Kept::Version(found.identity)
+        })
     }
 
     /// A directory is never removed as what a file left: it goes back to where it was, or beside
@@ -253,7 +287,7 @@ impl Worktree {
         cx: &Context<'_>,
         temp: &RelPath,
         path: &RelPath,
-    ) -> Result<Option<super::content::Read>, StoreError> {
+    ) -> Result<Kept, StoreError> {
         let name = path.name().unwrap_or_default();
         // Its directory may be gone, or have another place.
         let above = path.parent().unwrap_or_default();
@@ -272,7 +306,7 @@ impl Worktree {
             match self.disk.rename_noreplace(temp, &place) {
                 Ok(()) => {
                     self.queue.deep(place, cx.now.ms);
-                    return Ok(None);
+                    return Ok(Kept::Nothing);
                 }
                 Err(error) => last = Some(error),
             }
@@ -285,7 +319,7 @@ impl Worktree {
         &mut self,
         cx: &mut Context<'_>,
         path: &RelPath,
-        found: &super::content::Read,
+        found: &Read,
     ) -> Result<(), StoreError> {
         let packs = |e: pacsync_store::content::packs::PackError| StoreError::Packs(e.to_string());
         let content = found.content.id;
@@ -307,6 +341,9 @@ impl Worktree {
                 let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
                 file.read_at(offset, &mut bytes)
                     .map_err(|e| StoreError::Packs(e.to_string()))?;
+                if !self.keys.names(&object, &bytes) {
+                    return Err(StoreError::Packs("it changes while it is kept".into()));
+                }
                 placed.push((
                     object,
                     cx.packs.put(&self.space, &object, &bytes).map_err(packs)?,

@@ -88,6 +88,11 @@ impl Faults {
         self.nodes.get(node).map(|(_, fault)| fault.retry_ms)
     }
 
+    /// When what could not be read at a path is looked at again.
+    pub(super) fn retry_of_read(&self, path: &RelPath) -> Option<u64> {
+        self.reads.get(path).map(|fault| fault.retry_ms)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.reads.is_empty() && self.nodes.is_empty()
     }

@@ -218,9 +218,7 @@ impl Worktree {
                 && file_identity(&stat.identity) != entry.identity
             {
                 // Something that was not seen yet: taken in first.
-                self.queue.deep(place.path, b.now.ms);
-                self.stalled.insert(node, b.now.ms + super::VACATED_MS * 2);
-                return Ok(Plan::Wait);
+                return Ok(self.after_look(node, place.path, super::VACATED_MS * 2, b.now));
             }
             return Ok(Plan::Step(Step::Remove { node, entry, place }));
         }
@@ -284,9 +282,7 @@ impl Worktree {
                 return Ok(Plan::Done);
             }
             // Something that was not seen yet: taken in first, never overwritten.
-            self.queue.deep(place.path.clone(), b.now.ms);
-            self.stalled.insert(node, b.now.ms + super::SETTLE_MS);
-            return Ok(Plan::Wait);
+            return Ok(self.after_look(node, place.path, super::SETTLE_MS, b.now));
         }
         if state.kind == Kind::Dir {
             let plan = self.make_dir(b, node, state, place)?;
@@ -448,9 +444,7 @@ impl Worktree {
             && file_identity(&stat.identity) != entry.identity
         {
             // An edit that was not seen yet: taken in first.
-            self.queue.deep(place.path.clone(), b.now.ms);
-            self.stalled.insert(node, b.now.ms + super::SETTLE_MS);
-            return Ok(Plan::Wait);
+            return Ok(self.after_look(node, place.path, super::SETTLE_MS, b.now));
         }
         let source = if state.kind == Kind::Symlink {
             if !self.probe.symlinks {
@@ -782,6 +776,20 @@ impl Worktree {
             at = next;
         }
         Ok(false)
+    }
+
+    /// This node's turn comes once what stands at its path was looked at; where that cannot be
+    /// read, when it is tried again.
+    fn after_look(&mut self, node: NodeId, path: RelPath, wait_ms: u64, now: super::Now) -> Plan {
+        let until = match self.faults.retry_of_read(&path) {
+            Some(at) => at.max(now.ms) + super::SETTLE_MS,
+            None => {
+                self.queue.deep(path, now.ms);
+                now.ms + wait_ms
+            }
+        };
+        self.stalled.insert(node, until);
+        Plan::Wait
     }
 
     /// When a node is tried again that could not be rendered.

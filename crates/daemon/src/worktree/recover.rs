@@ -11,7 +11,7 @@ use super::notes::{Act, Displaced, Intent, New, Old, PathRecord, aside_name, unf
 use super::queue::Queue;
 use super::settle::path_of;
 use super::transfer::TransferRecord;
-use super::{Context, DISPLACED_MS, Now, Phase, Tracking, Worktree, file_identity, same_root};
+use super::{Context, DISPLACED_MS, Now, Phase, Tracking, Worktree, same_root};
 use crate::disk::{Disk, DiskError, FileKind, Probe, RelPath, Stat};
 
 /// Why a worktree could not be opened.
@@ -225,7 +225,7 @@ impl Worktree {
                     && stat.identity.ino == old.identity.ino
                     && let Some((_, _, mut entry)) = index.entry_of(&intent.node)?
                 {
-                    entry.identity = file_identity(&stat.identity);
+                    super::settle::follow(&mut entry, &stat);
                     index.put(&intent.parent, &intent.name, &entry)?;
                 }
                 Ok(vec![])

@@ -4,6 +4,8 @@
 //! needs the old path vacant, the new path without a node, and the same inode with equal birth
 //! time, or equal, non-empty, unique content.
 
+use std::collections::BTreeSet;
+
 use pacsync_protocol::NodeId;
 use pacsync_protocol::row::{Content, Keys, Kind, Life, Name, Row};
 use pacsync_protocol::segment::Entry as LogEntry;
@@ -25,6 +27,18 @@ pub(super) struct MovedFrom {
     parent: NodeId,
     name: Vec<u8>,
     entry: Entry,
+}
+
+/// Takes the identity of what was moved, unless it was changed on the way: only the change time
+/// may differ without a change of content.
+pub(super) fn follow(entry: &mut Entry, stat: &Stat) {
+    let seen = file_identity(&stat.identity);
+    let known = &entry.identity;
+    let only_moved =
+        seen.ino == known.ino && seen.size == known.size && seen.mtime_ns == known.mtime_ns;
+    if only_moved || entry.kind == Kind::Dir {
+        entry.identity = seen;
+    }
 }
 
 /// Path of a directory node by the index.
@@ -152,13 +166,7 @@ impl Worktree {
         }
         b.index.remove(&from.parent, &from.name)?;
         let mut entry = from.entry;
-        // Only the change time may differ without a change of content.
-        let seen = file_identity(&stat.identity);
-        let only_moved =
-            seen.size == entry.identity.size && seen.mtime_ns == entry.identity.mtime_ns;
-        if only_moved || entry.kind == Kind::Dir {
-            entry.identity = seen;
-        }
+        follow(&mut entry, stat);
         b.put(&parent, name.as_bytes(), &entry)?;
         // Looks at what was changed on the way; below a directory watches are set anew.
         self.queue.deep(path.clone(), b.now.ms);
@@ -216,6 +224,9 @@ impl Worktree {
             let Some(entry) = batch.index.get(&parent, &name)? else {
                 continue;
             };
+            if self.breaker.held().local.contains_key(&entry.node) {
+                continue;
+            }
             let Some(dir) = path_of(&batch.index, &parent)? else {
                 continue;
             };
@@ -230,6 +241,14 @@ impl Worktree {
                 Err(error) => self.disk_fault(&error, &path, cx.now),
             }
         }
+        let dirs: BTreeSet<NodeId> = gone.iter().map(|(_, _, _, entry)| entry.node).collect();
+        let mut top = vec![];
+        for found in gone {
+            if !lies_beneath(&batch.index, found.0, &dirs)? {
+                top.push(found);
+            }
+        }
+        let gone = top;
         let mut count = 0;
         for (_, _, _, entry) in &gone {
             count += 1 + count_below(&batch.index, entry)?;
@@ -436,6 +455,25 @@ impl Worktree {
     pub fn confirm(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
         self.breaker.confirm(nodes);
     }
+}
+
+/// Whether a directory is one of those that are gone, or lies beneath one.
+fn lies_beneath(
+    index: &Index<'_>,
+    dir: NodeId,
+    gone: &BTreeSet<NodeId>,
+) -> Result<bool, StoreError> {
+    let mut at = dir;
+    while at != NodeId::ROOT {
+        if gone.contains(&at) {
+            return Ok(true);
+        }
+        match index.location(&at)? {
+            Some((above, _)) => at = above,
+            None => return Ok(false),
+        }
+    }
+    Ok(false)
 }
 
 fn count_below(index: &Index<'_>, entry: &Entry) -> Result<u64, StoreError> {
