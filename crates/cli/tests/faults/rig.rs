@@ -200,6 +200,14 @@ impl Machine {
         }
     }
 
+    /// Does something that the daemon sees only when it is done.
+    pub(crate) fn while_stopped(&self, deed: impl FnOnce()) {
+        let pid = self.pid().expect("the daemon runs");
+        kill_process(pid, Signal::STOP).expect("stops it");
+        deed();
+        kill_process(pid, Signal::CONT).expect("goes on");
+    }
+
     /// Resident memory of the daemon in KiB.
     pub(crate) fn memory_kib(&self) -> u64 {
         let pid = self.pid().expect("the daemon runs").as_raw_nonzero();

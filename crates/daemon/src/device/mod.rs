@@ -327,8 +327,8 @@ impl Device {
         for (space, nodes) in by_space {
             if let Some(worktree) = self.worktrees.get_mut(&space) {
                 let confirmed = committed.confirmed.iter().filter(|(s, _)| *s == space);
-                worktree.confirm(confirmed.map(|(_, node)| *node));
-                worktree.hold_mass_deletes(&self.store, &nodes, now)?;
+                worktree.confirm(&mut self.store, confirmed.map(|(_, node)| *node))?;
+                worktree.hold_mass_deletes(&mut self.store, &nodes, now)?;
             }
         }
         Ok(())

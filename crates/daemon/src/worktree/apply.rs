@@ -624,6 +624,7 @@ impl Worktree {
                     ) => {
                         index.remove(&place.parent, &place.name)?;
                         self.breaker.done(&node);
+                        index.release(&node)?;
                         marks.push(place.parent);
                         marks.push(node);
                         displaced

@@ -75,7 +75,7 @@ impl Worktree {
             fsid: found.fs_id,
         };
         let txn = cx.store.begin()?;
-        let (attachment, pending, displaced) = {
+        let (attachment, pending, displaced, held) = {
             let mut index = txn.index(known.no)?;
             let mut attachment = index.attachment()?.ok_or(OpenError::NotAttached)?;
             match attachment.root_identity {
@@ -89,7 +89,8 @@ impl Worktree {
                 }
             }
             let displaced = index.notes(NoteKind::Displaced)?;
-            (attachment, index.pending(None, usize::MAX)?, displaced)
+            let pending = index.pending(None, usize::MAX)?;
+            (attachment, pending, displaced, index.held()?)
         };
         txn.commit()?;
         let phase = if attachment.awaits_sponsor || attachment.join.is_some() {
@@ -146,6 +147,7 @@ impl Worktree {
                 cbor::decode("displaced record", &bytes).map_err(StoreError::from)?;
             worktree.displaced.insert(number, record);
         }
+        worktree.remember_held(held);
         worktree.mend(cx)?;
         if worktree.displaced.is_empty() {
             // Left by a crash, and empty; nothing else may be in it.

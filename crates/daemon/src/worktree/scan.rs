@@ -56,6 +56,8 @@ pub(super) struct Batch<'t> {
     pub(super) rows: Vec<LogEntry>,
     pub(super) stamp: Stamp,
     pub(super) dirty: bool,
+    /// What was found must outlive a crash although no row tells it.
+    pub(super) lasting: bool,
     pub(super) bytes: u64,
     pub(super) now: Now,
     /// Nodes that need rendering although their rows did not change.
@@ -75,6 +77,7 @@ impl<'t> Batch<'t> {
             rows: vec![],
             stamp,
             dirty: false,
+            lasting: false,
             bytes: 0,
             now,
             marks: vec![],
@@ -115,6 +118,7 @@ pub(super) struct Found {
     rows: Vec<LogEntry>,
     marks: Vec<NodeId>,
     dirty: bool,
+    lasting: bool,
 }
 
 impl Found {
@@ -129,6 +133,7 @@ impl Batch<'_> {
             rows: self.rows,
             marks: self.marks,
             dirty: self.dirty,
+            lasting: self.lasting,
         }
     }
 }
@@ -191,7 +196,9 @@ impl Worktree {
             }
         }
         if found.rows.is_empty() {
-            if found.dirty || !found.marks.is_empty() {
+            if found.lasting {
+                txn.commit()?;
+            } else if found.dirty || !found.marks.is_empty() {
                 txn.commit_lazily()?;
             }
         } else {
@@ -480,6 +487,7 @@ impl Worktree {
             Some(known) if known.kind == kind => {
                 self.vacated.remove(&(parent, name.to_vec()));
                 if self.breaker.held_mut().local.remove(&known.node).is_some() {
+                    b.index.release(&known.node)?;
                     b.dirty = true;
                 }
                 self.examine_known(b, &path, parent, name, stat, known, depth)

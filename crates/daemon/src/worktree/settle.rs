@@ -10,7 +10,7 @@ use pacsync_protocol::NodeId;
 use pacsync_protocol::row::{Content, Keys, Kind, Life, Name, Row};
 use pacsync_protocol::segment::Entry as LogEntry;
 use pacsync_store::StoreError;
-use pacsync_store::index::{Entry, Index};
+use pacsync_store::index::{Entry, HeldKind, Index};
 
 use super::breaker::{Direction, WHOLE_MIN};
 use super::scan::Batch;
@@ -259,7 +259,7 @@ impl Worktree {
             .trips(Direction::Local, count, entries, cx.now.ms);
         if many || (entries >= WHOLE_MIN && !gone.is_empty() && self.is_bare()) {
             for (_, _, path, entry) in gone {
-                self.hold_tree(&batch, path, entry)?;
+                self.hold_tree(&mut batch, path, entry)?;
             }
         } else {
             for (parent, name, _, entry) in gone {
@@ -273,10 +273,11 @@ impl Worktree {
     /// What is gone from this disk waits for the user, with all that was beneath it.
     pub(super) fn hold_tree(
         &mut self,
-        b: &Batch<'_>,
+        b: &mut Batch<'_>,
         path: RelPath,
         entry: Entry,
     ) -> Result<(), StoreError> {
+        b.lasting = true;
         let mut held = vec![(path, entry)];
         while let Some((path, entry)) = held.pop() {
             if entry.kind == Kind::Dir {
@@ -286,6 +287,8 @@ impl Worktree {
                     }
                 }
             }
+            b.index
+                .hold(&entry.node, HeldKind::Local, path.as_bytes())?;
             self.breaker.held_mut().local.insert(entry.node, path);
         }
         Ok(())
@@ -321,16 +324,22 @@ impl Worktree {
         cx: &mut Context<'_>,
         progress: &mut Progress,
     ) -> Result<(), StoreError> {
-        let held = std::mem::take(self.breaker.held_mut());
+        let held = self.breaker.held().clone();
         let stamp = cx.store.clock(&self.space)? + 1;
         let mut txn = cx.store.begin()?;
         let rows = {
             let mut batch = Batch::open(&txn, self.no, stamp, cx.now)?;
             for node in held.local.keys() {
+                batch.index.release(node)?;
                 let Some((parent, name, entry)) = batch.index.entry_of(node)? else {
                     continue;
                 };
                 self.bury(&mut batch, &parent, &name, &entry)?;
+            }
+            for (node, path) in &held.remote {
+                batch
+                    .index
+                    .hold(node, HeldKind::Confirmed, path.as_bytes())?;
             }
             batch.close().into_rows()
         };
@@ -343,6 +352,7 @@ impl Worktree {
             }
         }
         let committed = txn.commit()?;
+        *self.breaker.held_mut() = super::Held::default();
         self.mark(committed.changed.iter().map(|(_, node)| *node));
         progress.committed.push(committed);
         self.breaker.confirm(held.remote.keys().copied());
@@ -360,12 +370,15 @@ impl Worktree {
         cx: &mut Context<'_>,
         progress: &mut Progress,
     ) -> Result<(), StoreError> {
-        let held = std::mem::take(self.breaker.held_mut());
+        let held = self.breaker.held().clone();
         let stamp = cx.store.clock(&self.space)? + 1;
         let mut txn = cx.store.begin()?;
         let mut marks = vec![];
         let rows = {
             let mut batch = Batch::open(&txn, self.no, stamp, cx.now)?;
+            for node in held.local.keys().chain(held.remote.keys()) {
+                batch.index.release(node)?;
+            }
             for node in held.local.keys() {
                 let Some((parent, name, entry)) = batch.index.entry_of(node)? else {
                     continue;
@@ -407,6 +420,7 @@ impl Worktree {
             txn.append(&self.space, rows, cx.now.ms, cx.rng)?;
         }
         let committed = txn.commit()?;
+        *self.breaker.held_mut() = super::Held::default();
         self.mark(committed.changed.iter().map(|(_, node)| *node));
         self.mark(marks);
         progress.committed.push(committed);
@@ -420,16 +434,19 @@ impl Worktree {
     /// [`StoreError`].
     pub fn hold_mass_deletes(
         &mut self,
-        store: &pacsync_store::Store,
+        store: &mut pacsync_store::Store,
         nodes: &[NodeId],
         now: super::Now,
     ) -> Result<(), StoreError> {
-        let tx = store.read()?;
-        let index = pacsync_store::index::IndexReader::new(&tx, self.no);
-        let tree = pacsync_store::tree::TreeReader::open(&tx, self.no)?;
+        let txn = store.begin()?;
+        let mut index = txn.index(self.no)?;
+        let tree = txn.tree(self.no)?;
         let mut gone = vec![];
         for node in nodes {
-            if self.breaker.is_confirmed(node) || index.entry_of(node)?.is_none() {
+            let known = self.breaker.is_confirmed(node)
+                || self.breaker.held().remote.contains_key(node)
+                || index.entry_of(node)?.is_none();
+            if known {
                 continue;
             }
             let rep = tree.representative(node)?;
@@ -439,21 +456,64 @@ impl Worktree {
         }
         let stats = tree.stats()?;
         let entries = stats.files + stats.dirs + stats.symlinks + gone.len() as u64;
-        if self
+        let trips = self
             .breaker
-            .trips(Direction::Remote, gone.len() as u64, entries, now.ms)
-        {
+            .trips(Direction::Remote, gone.len() as u64, entries, now.ms);
+        if trips {
             for node in gone {
-                let path = super::content::path_in(&index, &node)?.unwrap_or_default();
+                let path = match index.entry_of(&node)? {
+                    Some((parent, name, _)) => {
+                        path_of(&index, &parent)?.and_then(|dir| dir.join(&name).ok())
+                    }
+                    None => None,
+                };
+                let path = path.unwrap_or_default();
+                index.hold(&node, HeldKind::Remote, path.as_bytes())?;
                 self.breaker.held_mut().remote.insert(node, path);
             }
+            drop((index, tree));
+            txn.commit()?;
         }
         Ok(())
     }
 
     /// Deletes of these nodes were confirmed by their author.
-    pub fn confirm(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn confirm(
+        &mut self,
+        store: &mut pacsync_store::Store,
+        nodes: impl IntoIterator<Item = NodeId>,
+    ) -> Result<(), StoreError> {
+        let nodes: Vec<NodeId> = nodes.into_iter().collect();
+        if nodes.is_empty() {
+            return Ok(());
+        }
+        let txn = store.begin()?;
+        {
+            let mut index = txn.index(self.no)?;
+            for node in &nodes {
+                if index.location(node)?.is_some() {
+                    index.hold(node, HeldKind::Confirmed, &[])?;
+                }
+            }
+        }
+        txn.commit_lazily()?;
         self.breaker.confirm(nodes);
+        Ok(())
+    }
+
+    /// What waited before the last end of the daemon.
+    pub(super) fn remember_held(&mut self, held: Vec<(NodeId, HeldKind, Vec<u8>)>) {
+        for (node, kind, path) in held {
+            let path = RelPath::from_bytes(&path).unwrap_or_default();
+            match kind {
+                HeldKind::Local => drop(self.breaker.held_mut().local.insert(node, path)),
+                HeldKind::Remote => drop(self.breaker.held_mut().remote.insert(node, path)),
+                HeldKind::Confirmed => self.breaker.confirm([node]),
+            }
+        }
     }
 }
 

@@ -11,7 +11,7 @@ mod work;
 pub use contents::ContentTables;
 pub use entries::{Entry, FileIdentity};
 pub use reader::IndexReader;
-pub use work::NoteKind;
+pub use work::{HeldKind, NoteKind};
 
 use minicbor::{Decode, Encode};
 use pacsync_protocol::{VersionVector, cbor};
@@ -49,6 +49,8 @@ const CHUNKS: Bytes = TableDefinition::new("chunks");
 const PACKED: Bytes = TableDefinition::new("packed");
 /// Space, group → content that was kept: what a first join set aside, listed once.
 const JOINED: Bytes = TableDefinition::new("set_aside");
+/// (space, node) → why its delete waits, and its path.
+const HELD: Bytes = TableDefinition::new("held");
 
 pub(crate) fn make_tables(tx: &WriteTransaction) -> Result<(), StoreError> {
     tx.open_table(ATTACHED)?;
@@ -64,6 +66,7 @@ pub(crate) fn make_tables(tx: &WriteTransaction) -> Result<(), StoreError> {
         CHUNKS,
         PACKED,
         JOINED,
+        HELD,
     ] {
         tx.open_table(table)?;
     }
@@ -215,7 +218,7 @@ impl<'t> Index<'t> {
         let prefix = self.space.to_be_bytes();
         let end = after(&prefix);
         for table in [
-            ENTRIES, LOCATIONS, INODES, SOURCES, PENDING, TRANSFERS, JOINED,
+            ENTRIES, LOCATIONS, INODES, SOURCES, PENDING, TRANSFERS, JOINED, HELD,
         ] {
             self.table(table)?
                 .retain_in::<&[u8], _>(prefix.as_slice()..end.as_slice(), |_, _| false)?;

@@ -3,7 +3,7 @@
 use pacsync_protocol::{ContentId, NodeId};
 use redb::{ReadableTable, TableDefinition};
 
-use super::{DISPLACED, INTENTS, Index, JOINED, PENDING, Readable, TRANSFERS, after, key};
+use super::{DISPLACED, HELD, INTENTS, Index, JOINED, PENDING, Readable, TRANSFERS, after, key};
 use crate::error::StoreError;
 
 /// The two kinds of durable notes of the worktree engine.
@@ -22,6 +22,18 @@ impl NoteKind {
             Self::Displaced => DISPLACED,
         }
     }
+}
+
+/// What is remembered of a delete that waits for the user, or does not have to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum HeldKind {
+    /// Gone from this disk, not yet told to the pac.
+    Local = 0,
+    /// Deleted elsewhere, not yet carried out here.
+    Remote = 1,
+    /// Deleted elsewhere, and somebody has confirmed it.
+    Confirmed = 2,
 }
 
 pub(super) fn pending_in(
@@ -49,6 +61,51 @@ pub(super) fn pending_in(
 }
 
 impl Index<'_> {
+    /// Remembers a delete that waits, or that was confirmed, with its path for people.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn hold(&mut self, node: &NodeId, kind: HeldKind, path: &[u8]) -> Result<(), StoreError> {
+        let key = key(self.space, &[node.as_bytes()]);
+        let value = [&[kind as u8], path].concat();
+        self.table(HELD)?.insert(key.as_slice(), value.as_slice())?;
+        Ok(())
+    }
+
+    /// Forgets what was remembered of a delete.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn release(&mut self, node: &NodeId) -> Result<(), StoreError> {
+        let key = key(self.space, &[node.as_bytes()]);
+        self.table(HELD)?.remove(key.as_slice())?;
+        Ok(())
+    }
+
+    /// The deletes that are remembered.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn held(&self) -> Result<Vec<(NodeId, HeldKind, Vec<u8>)>, StoreError> {
+        let prefix = key(self.space, &[]);
+        let end = after(&prefix);
+        let table = self.table(HELD)?;
+        let mut found = vec![];
+        for item in table.range::<&[u8]>(prefix.as_slice()..end.as_slice())? {
+            let (key, value) = item?;
+            let node = NodeId::from_slice(key.value().get(4..).unwrap_or_default());
+            if let (Some(node), Some((kind, path))) = (node, value.value().split_first()) {
+                let kind = match kind {
+                    0 => HeldKind::Local,
+                    1 => HeldKind::Remote,
+                    _ => HeldKind::Confirmed,
+                };
+                found.push((node, kind, path.to_vec()));
+            }
+        }
+        Ok(found)
+    }
+
     /// Marks a node as not yet rendered.
     ///
     /// # Errors
