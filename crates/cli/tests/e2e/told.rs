@@ -80,7 +80,9 @@ fn a_restarted_device_keeps_its_first_connection() {
         }
         let later = events.so_far();
         // Dials that truly crossed leave one of two; never is there a third.
-        let again = later.iter().filter(|event| event["kind"] == "peer_connected");
+        let again = later
+            .iter()
+            .filter(|event| event["kind"] == "peer_connected");
         assert!(again.count() <= 1, "round {round}: {later:?}");
     }
 }

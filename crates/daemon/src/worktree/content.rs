@@ -24,6 +24,9 @@ pub(super) enum ReadError {
     /// Size or times differed before and after.
     #[error("it changes while it is read")]
     Changing,
+    /// Another file stands there than the one that was seen.
+    #[error("it was replaced by another file")]
+    Replaced,
     #[error("{0}")]
     Content(String),
 }

@@ -120,7 +120,7 @@ impl Worktree {
                     continue;
                 }
                 if !self.faults.is_empty() {
-                    // It may be in what cannot be read: the slow look at everything meets it.
+                    // It may be in what cannot be read yet.
                     self.displaced
                         .put_off(number, self.verify_at + DISPLACED_MS);
                     continue;

@@ -62,6 +62,8 @@ pub(super) struct Batch<'t> {
     pub(super) now: Now,
     /// Nodes that need rendering although their rows did not change.
     pub(super) marks: Vec<NodeId>,
+    /// Nodes that are not where the tree has them any more, by rows of this batch.
+    pub(super) left: BTreeSet<NodeId>,
 }
 
 impl<'t> Batch<'t> {
@@ -81,6 +83,7 @@ impl<'t> Batch<'t> {
             bytes: 0,
             now,
             marks: vec![],
+            left: BTreeSet::new(),
         })
     }
 
@@ -546,7 +549,7 @@ impl Worktree {
         let read = if identity == known.identity && !racy {
             None
         } else {
-            match self.read_entry(path, known.kind, b) {
+            match self.read_entry(path, known.kind, stat, b) {
                 Ok(read) => Some(read),
                 Err(error) => {
                     self.read_fault(&error, path, b.now);
@@ -643,6 +646,8 @@ impl Worktree {
             let dir = b.tree.representative(&parent)?;
             b.tree.child(&dir, name)?
         };
+        // The tree does not know yet what this batch has found.
+        let in_tree = in_tree.filter(|node| !b.left.contains(node));
         if let Some(node) = in_tree {
             return self.meet(b, rng, path, parent, name, stat, kind, node);
         }
@@ -667,7 +672,7 @@ impl Worktree {
         }
         let read = match kind {
             Kind::Dir => None,
-            _ => match self.read_entry(path, kind, b) {
+            _ => match self.read_entry(path, kind, stat, b) {
                 Ok(read) => Some(read),
                 Err(error) => {
                     self.read_fault(&error, path, b.now);
@@ -735,7 +740,7 @@ impl Worktree {
         }
         let read = match kind {
             Kind::Dir => None,
-            _ => match self.read_entry(path, kind, b) {
+            _ => match self.read_entry(path, kind, stat, b) {
                 Ok(read) => Some(read),
                 Err(error) => {
                     self.read_fault(&error, path, b.now);
@@ -912,6 +917,7 @@ impl Worktree {
             if state.dead || lives_on {
                 continue;
             }
+            b.left.insert(node);
             let past = b.tree.past_for_edit(&node, entry.row.as_ref())?;
             if !past.is_empty() {
                 let keys = Keys {
@@ -985,6 +991,7 @@ impl Worktree {
         match error {
             ReadError::Disk(error) if error.is_not_found() => self.queue.soon(path.clone(), now.ms),
             ReadError::Disk(error) => self.disk_fault(error, path, now),
+            ReadError::Replaced => self.queue.soon(path.clone(), now.ms),
             ReadError::Changing => {
                 self.fault(
                     path,
@@ -1001,10 +1008,15 @@ impl Worktree {
         &mut self,
         path: &RelPath,
         kind: Kind,
+        seen: &Stat,
         b: &mut Batch<'_>,
     ) -> Result<Read, ReadError> {
         let read = super::content::read(&*self.disk, path, kind, &self.keys)?;
         b.bytes += read.content.size;
+        if (read.identity.dev, read.identity.ino) != (seen.identity.dev, seen.identity.ino) {
+            // A directory above was renamed since: this is another file's content.
+            return Err(ReadError::Replaced);
+        }
         Ok(read)
     }
 

@@ -150,6 +150,7 @@ impl Worktree {
             return Ok(());
         }
         let at = b.place(dir, name);
+        b.left.insert(node);
         b.write(&Row::new(
             node,
             past,
