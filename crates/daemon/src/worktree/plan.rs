@@ -328,6 +328,11 @@ impl Worktree {
         if let Err(error) = made
             && !error.is_exists()
         {
+            if error.is_not_found() || error.is_not_a_directory() {
+                // Somebody moved the directory above.
+                let above = place.path.parent().unwrap_or_default();
+                return Ok(self.after_look(node, above, super::VACATED_MS * 2, b.now));
+            }
             self.node_fault(&place.path, node, super::describe(&error), b.now);
             self.stalled.insert(node, b.now.ms + super::RETRY_MS);
             return Ok(Plan::Wait);
