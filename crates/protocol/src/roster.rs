@@ -315,6 +315,11 @@ impl Roster {
             .filter(move |record| record.space == space)
     }
 
+    /// Epoch records of all spaces.
+    pub fn all_epochs(&self) -> impl Iterator<Item = &EpochRecord> {
+        self.epochs.values()
+    }
+
     /// All spaces that have an epoch.
     pub fn spaces(&self) -> BTreeSet<SpaceId> {
         self.epochs.values().map(|record| record.space).collect()

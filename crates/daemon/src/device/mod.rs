@@ -9,6 +9,7 @@ mod acks;
 mod commands;
 mod crossing;
 mod dial;
+mod reseal;
 mod sessions;
 mod spaces;
 mod status;
@@ -112,6 +113,8 @@ pub struct Device {
     next_request: u64,
     config_changed: bool,
     introduced: bool,
+    /// When is looked whether a device lacks a key that this one has.
+    reseal_due: Option<u64>,
     progress: BTreeMap<SpaceId, status::Told>,
 }
 
@@ -150,6 +153,7 @@ impl Device {
             next_request: 1,
             config_changed: false,
             introduced: false,
+            reseal_due: None,
             progress: BTreeMap::new(),
         };
         for (id, addresses) in &device.config.known {
@@ -161,6 +165,7 @@ impl Device {
         device.note_waiting(now)?;
         device.open_spaces(now)?;
         device.introduce_again(now)?;
+        device.reseal_later(now);
         Ok(device)
     }
 
@@ -215,6 +220,7 @@ impl Device {
             }
             self.ack_later(space, now);
         }
+        self.reseal(now)?;
         self.fetch(now)?;
         self.timeouts(now)?;
         self.dial(now);
@@ -247,6 +253,7 @@ impl Device {
             .chain(acks)
             .chain(waiters)
             .chain(self.dialer.next_due())
+            .chain(self.reseal_due)
             .min()
     }
 
@@ -311,6 +318,7 @@ impl Device {
         }
         if committed.roster {
             self.roster_changed(now)?;
+            self.reseal_later(now);
         }
         if !committed.segments.is_empty() || !committed.applied.is_empty() {
             self.note_waiting(now)?;

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use pacsync_protocol::crypto::Key;
-use pacsync_protocol::identity::DeviceName;
+use pacsync_protocol::grant::Role;
+use pacsync_protocol::identity::{DeviceKeys, DeviceName};
+use pacsync_protocol::roster::{EpochRecord, RosterEntry};
 use pacsync_protocol::segment::{Draft, Entry};
 use pacsync_protocol::{Dep, DeviceId, EpochId, Head, Incarnation, LogId, ShortHash, SpaceId};
 use pacsync_store::content::packs::{DiskFiles, PackStore};
@@ -13,7 +15,7 @@ use tempfile::TempDir;
 
 use super::{Device, Parts, Transport};
 use crate::disk::{Disk, LinuxDisk};
-use crate::home::{FoundOptions, Home, found};
+use crate::home::{FoundOptions, Home, enrol_entries, found};
 use crate::net::{CloseCode, ConnId, Discovery, Lane};
 use crate::worktree::Now;
 
@@ -193,4 +195,47 @@ fn a_segment_that_waits_no_more_is_not_shown() {
     founded.receive(vec![], vec![Entry::DeletesConfirmed]);
     let status = founded.device.status(at(founded.now.ms + 600_000));
     assert!(status.expect("a status").notices.is_empty());
+}
+
+#[test]
+fn a_device_that_was_let_in_elsewhere_gets_the_keys_of_spaces_founded_meanwhile() {
+    let mut founded = Founded::new();
+    let phone = DeviceKeys::generate(&mut rand_chacha::ChaCha20Rng::seed_from_u64(2));
+    let device = &mut founded.device;
+    let identity = device.store.identity().clone();
+    // As another admin lets it in that knows none of the spaces.
+    let roster = device.store.roster();
+    let role = Role::Member;
+    let mut entries =
+        enrol_entries(roster, &identity, &phone.public(), role, &mut rng()).expect("an admin may");
+    entries.retain(|entry| matches!(entry, Entry::Roster(RosterEntry::Grant(_))));
+    let space = device.store.roster_space();
+    let mut txn = device.store.begin().expect("begins");
+    txn.append(&space, entries, 1, &mut rng()).expect("appends");
+    let committed = txn.commit().expect("commits");
+    device
+        .committed(committed, None, founded.now)
+        .expect("tells");
+    let opens = |founded: &Founded| {
+        let home = founded.device.home_space;
+        let mut records = founded.device.store.roster().epochs(&home);
+        let opened = |record: &EpochRecord| record.open(&phone.unseal).expect("opens");
+        records.all(|record| opened(record).is_some())
+    };
+    assert!(!opens(&founded));
+    founded.now = at(founded.device.next_due().expect("something to do"));
+    for _ in 0..100 {
+        if opens(&founded) {
+            break;
+        }
+        founded.now = at(founded.device.next_due().expect("something to do"));
+        founded.rest();
+    }
+    assert!(opens(&founded), "nobody seals it to the phone");
+    // Once is enough.
+    let head = |founded: &Founded| founded.device.store.held(&space).expect("reads");
+    let before = head(&founded);
+    founded.now = at(founded.now.ms + 60_000);
+    founded.rest();
+    assert_eq!(head(&founded), before);
 }

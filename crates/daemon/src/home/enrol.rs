@@ -7,7 +7,7 @@ use pacsync_protocol::crypto::{self, Entropy, PublicKey};
 use pacsync_protocol::grant::{Grant, GrantClear, GrantPrivate, Rights, Role, Scope};
 use pacsync_protocol::identity::DevicePublic;
 use pacsync_protocol::pairing::{self, SpaceHint, Welcome};
-use pacsync_protocol::roster::{Roster, RosterEntry};
+use pacsync_protocol::roster::{BOXES_MAX, Roster, RosterEntry};
 use pacsync_protocol::segment::{Entry, SignedSegment, VerifiedSegment};
 use pacsync_protocol::{DeviceId, LogId, Seq, SpaceId};
 use pacsync_store::documents::{self, Setting};
@@ -130,6 +130,36 @@ pub fn enrol_entries(
         }
     }
     Ok(entries)
+}
+
+/// Boxes for those who may read a space and have none for an epoch of it, because the one was let
+/// in and the other opened at the same time in different places; none for what this device cannot
+/// open or may not write.
+pub fn reseal_entries(roster: &Roster, identity: &Identity, rng: &mut dyn Entropy) -> Vec<Entry> {
+    let own = identity.keys.id();
+    let mut entries = vec![];
+    for record in roster.all_epochs() {
+        if !roster.may_write(&own, &record.space) {
+            continue;
+        }
+        let mut missing = roster.recipients(&record.space);
+        for found in &record.boxes {
+            missing.remove(&found.recipient);
+        }
+        // What does not fit would be missing for ever, and written again and again.
+        let room = BOXES_MAX.saturating_sub(record.boxes.len());
+        if missing.is_empty() || room == 0 {
+            continue;
+        }
+        let Ok(Some(secret)) = record.open(&identity.keys.unseal) else {
+            continue;
+        };
+        let recipients = missing.into_iter().take(room);
+        let parents = record.parents.clone();
+        let record = secret.seal(record.space, record.epoch, parents, recipients, rng);
+        entries.push(Entry::Roster(RosterEntry::Epoch(record)));
+    }
+    entries
 }
 
 /// What a device that was let in as `role` is sent. The grant is durable in `store` by now.

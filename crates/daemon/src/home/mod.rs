@@ -37,7 +37,7 @@ use pacsync_protocol::identity::{DeviceKeys, DeviceKeysError};
 use pacsync_store::{Identity, Store};
 
 pub use config::{Config, KNOWN_ADDRESSES_MAX};
-pub use enrol::{EnrolError, check_may_enrol, enrol_entries, welcome};
+pub use enrol::{EnrolError, check_may_enrol, enrol_entries, reseal_entries, welcome};
 pub use error::HomeError;
 pub use found::{FoundOptions, Founding, check_can_found, found, found_replica};
 pub use join::{Joined, attach_home, introduce, store_welcome, take_roster};
