@@ -283,7 +283,7 @@ impl Device {
         Ok(())
     }
 
-    fn lookup(&self, path: &RelPath) -> Option<NodeId> {
+    pub(super) fn lookup(&self, path: &RelPath) -> Option<NodeId> {
         let space = self.store.space(&self.home_space).ok()?;
         let tx = self.store.read().ok()?;
         let tree = TreeReader::open(&tx, space.no).ok()?;

@@ -528,6 +528,7 @@ fn fresh_attachment(root: &Path, join: Option<VersionVector>) -> Attachment {
         first_scan: true,
         entries: 0,
         awaits_sponsor: false,
+        tracked: None,
     }
 }
 

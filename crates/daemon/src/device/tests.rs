@@ -10,14 +10,15 @@ use pacsync_protocol::roster::{EpochRecord, RosterEntry};
 use pacsync_protocol::segment::{Draft, Entry};
 use pacsync_protocol::{Dep, DeviceId, EpochId, Head, Incarnation, LogId, ShortHash, SpaceId};
 use pacsync_store::content::packs::{DiskFiles, PackStore};
+use pacsync_store::documents::{Setting, Settings, settings_id};
 use rand_core::SeedableRng;
 use tempfile::TempDir;
 
 use super::{Device, Parts, Transport};
-use crate::disk::{Disk, LinuxDisk};
+use crate::disk::{Disk, LinuxDisk, RelPath};
 use crate::home::{FoundOptions, Home, enrol_entries, found};
 use crate::net::{CloseCode, ConnId, Discovery, Lane};
-use crate::worktree::Now;
+use crate::worktree::{Now, SETTLE_MS, Tracking, VACATED_MS};
 
 struct Nowhere;
 
@@ -105,6 +106,53 @@ impl Founded {
             }
         }
         panic!("it does not come to rest");
+    }
+
+    fn root(&self) -> std::path::PathBuf {
+        self._dir.path().join("root")
+    }
+
+    /// Looks at everything until nothing is left to do, also what waits for its time.
+    fn look(&mut self) {
+        for _ in 0..4 {
+            let home = self.device.home_space;
+            if let Some(worktree) = self.device.worktrees.get_mut(&home) {
+                worktree.request_scan(RelPath::root(), self.now);
+            }
+            self.rest();
+            self.now = at(self.now.ms + VACATED_MS + SETTLE_MS);
+        }
+        self.rest();
+    }
+
+    fn track(&mut self, path: &str, yes: bool) {
+        let home = self.device.home_space;
+        let path = RelPath::from_bytes(path.as_bytes()).expect("a path");
+        let values = Settings::from([(Tracking::key(&path), Setting::Flag(yes))]);
+        let mut txn = self.device.store.begin().expect("begins");
+        txn.write_document(&home, settings_id(&home), &values, 1, &mut rng())
+            .expect("writes");
+        let committed = txn.commit().expect("commits");
+        self.device
+            .committed(committed, None, self.now)
+            .expect("tells");
+    }
+
+    /// Whether the pac has a node at a path.
+    fn has(&self, path: &str) -> bool {
+        let path = RelPath::from_bytes(path.as_bytes()).expect("a path");
+        self.device.lookup(&path).is_some()
+    }
+
+    /// While nobody looks at the disk.
+    fn closed(&mut self, change: impl FnOnce(&mut Self)) {
+        let home = self.device.home_space;
+        self.device.worktrees.remove(&home);
+        self.device.unopened.insert(home, ("away".into(), u64::MAX));
+        change(self);
+        self.device.unopened.remove(&home);
+        self.device.reopen(home, self.now).expect("opens");
+        self.look();
     }
 
     /// Takes in a segment of another life of this device, as if a peer had sent it.
@@ -238,4 +286,35 @@ fn a_device_that_was_let_in_elsewhere_gets_the_keys_of_spaces_founded_meanwhile(
     founded.now = at(founded.now.ms + 60_000);
     founded.rest();
     assert_eq!(head(&founded), before);
+}
+
+#[test]
+fn what_was_forgotten_while_the_root_was_away_is_not_deleted_with_its_files() {
+    let mut founded = Founded::new();
+    founded.track("a", true);
+    std::fs::create_dir_all(founded.root().join("a/b")).expect("makes");
+    std::fs::write(founded.root().join("a/b/file"), b"kept").expect("writes");
+    founded.look();
+    assert!(founded.has("a/b/file"));
+    founded.closed(|founded| founded.track("a/b", false));
+    std::fs::remove_dir_all(founded.root().join("a/b")).expect("removes");
+    founded.look();
+    assert!(founded.has("a/b/file"), "forget never deletes");
+}
+
+#[test]
+fn what_became_tracked_while_the_root_was_away_is_rendered() {
+    let mut founded = Founded::new();
+    let file = founded.root().join("a/file");
+    founded.track("a", true);
+    std::fs::create_dir_all(founded.root().join("a")).expect("makes");
+    std::fs::write(&file, b"kept").expect("writes");
+    founded.look();
+    founded.track("a", false);
+    founded.look();
+    std::fs::remove_dir_all(founded.root().join("a")).expect("removes");
+    founded.look();
+    assert!(founded.has("a/file"));
+    founded.closed(|founded| founded.track("a", true));
+    assert_eq!(std::fs::read(&file).expect("is there"), b"kept");
 }

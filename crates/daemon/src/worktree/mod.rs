@@ -432,7 +432,7 @@ impl Worktree {
             let settled = self.vacated.is_empty() && self.settling.is_empty();
             let all_seen = settled && self.walks.is_empty() && self.queue.is_idle_at(cx.now.ms);
             if all_seen {
-                self.binding.clear();
+                self.end_binding(cx.store)?;
                 self.scanned_once = true;
                 self.forget_strays(cx.store)?;
             }
@@ -593,6 +593,7 @@ impl Worktree {
         let txn = cx.store.begin()?;
         {
             let mut index = txn.index(self.no)?;
+            keep_tracked(&mut index, &self.tracking, &self.binding)?;
             let mut dirs = vec![(NodeId::ROOT, RelPath::root())];
             while let Some((dir, path)) = dirs.pop() {
                 for (name, entry) in index.children(&dir)? {
@@ -614,6 +615,18 @@ impl Worktree {
         Ok(())
     }
 
+    /// What became tracked was looked at: from now on it is as all else is.
+    fn end_binding(&mut self, store: &mut Store) -> Result<(), StoreError> {
+        if self.binding.is_empty() {
+            return Ok(());
+        }
+        self.binding.clear();
+        let txn = store.begin()?;
+        keep_tracked(&mut txn.index(self.no)?, &self.tracking, &self.binding)?;
+        txn.commit()?;
+        Ok(())
+    }
+
     fn temp_name(&self, mark: &[u8], rng: &mut dyn Entropy) -> Vec<u8> {
         const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
         let mut name = [RESERVED_PREFIX, mark].concat();
@@ -624,6 +637,20 @@ impl Worktree {
         );
         name
     }
+}
+
+/// Notes what is tracked and what of it was not looked at yet, for the next start.
+fn keep_tracked(
+    index: &mut pacsync_store::index::Index<'_>,
+    tracking: &Tracking,
+    binding: &[RelPath],
+) -> Result<(), StoreError> {
+    if let Some(mut attachment) = index.attachment()? {
+        let tracked = tracking::Tracked::new(tracking, binding);
+        attachment.tracked = Some(pacsync_protocol::cbor::encode(&tracked).into());
+        index.set_attachment(&attachment)?;
+    }
+    Ok(())
 }
 
 /// Marks every node of the tree as pending, so that also a restart renders it: after an attach,

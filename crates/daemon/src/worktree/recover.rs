@@ -10,6 +10,7 @@ use super::content::{Read, read};
 use super::notes::{Act, Displaced, Intent, New, Old, PathRecord, aside_name, unfinished_name};
 use super::queue::Queue;
 use super::settle::path_of;
+use super::tracking::Tracked;
 use super::transfer::TransferRecord;
 use super::{Context, DISPLACED_MS, Now, Phase, Tracking, Worktree, same_root};
 use crate::disk::{Disk, DiskError, FileKind, Probe, RelPath, Stat};
@@ -88,11 +89,21 @@ impl Worktree {
                     index.set_attachment(&attachment)?;
                 }
             }
+            if attachment.tracked.is_none() {
+                let bytes = cbor::encode(&Tracked::new(&tracking, &[]));
+                attachment.tracked = Some(bytes.into());
+                index.set_attachment(&attachment)?;
+            }
             let displaced = index.notes(NoteKind::Displaced)?;
             let pending = index.pending(None, usize::MAX)?;
             (attachment, pending, displaced, index.held()?)
         };
         txn.commit()?;
+        let before = match &attachment.tracked {
+            Some(bytes) => cbor::decode::<Tracked>("what was tracked", bytes),
+            None => Ok(Tracked::new(&tracking, &[])),
+        };
+        let before = before.map_err(StoreError::from)?;
         let phase = if attachment.awaits_sponsor || attachment.join.is_some() {
             Phase::Joining
         } else if attachment.first_scan {
@@ -107,7 +118,7 @@ impl Worktree {
             probe,
             keys,
             root: attachment.root_identity.unwrap_or(identity),
-            tracking,
+            tracking: before.tracking(),
             phase,
             ignores: Default::default(),
             queue: Queue::default(),
@@ -138,7 +149,7 @@ impl Worktree {
             wants_reopen: false,
             unwatched: false,
             verify_at: cx.now.ms + super::VERIFY_MS,
-            binding: vec![],
+            binding: before.binding(),
             scanned_once: false,
             check_root_at: 0,
         };
@@ -159,6 +170,8 @@ impl Worktree {
         if phase != Phase::Joining {
             worktree.queue.deep(RelPath::root(), cx.now.ms);
         }
+        // It may have changed while nobody looked.
+        worktree.set_tracking(tracking, cx)?;
         Ok(worktree)
     }
 

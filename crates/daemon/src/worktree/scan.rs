@@ -428,6 +428,11 @@ impl Worktree {
         path: &RelPath,
     ) -> Result<(), StoreError> {
         self.settling.remove(path);
+        if self.tracking.class(path) == Class::Untracked {
+            // To be forgotten is not to be deleted.
+            b.dirty = true;
+            return forget_tree(&mut b.index, &parent, name);
+        }
         if let Some(entry) = b.index.get(&parent, name)?
             && !self.breaker.held().local.contains_key(&entry.node)
         {

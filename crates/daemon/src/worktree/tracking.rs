@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use minicbor::bytes::ByteVec;
+use minicbor::{Decode, Encode};
 use pacsync_store::documents::{Setting, Settings};
 
 use crate::disk::RelPath;
@@ -58,7 +60,8 @@ impl Tracking {
 
     /// Leaves paths out, whatever the map says.
     #[must_use]
-    pub fn without(mut self, never: Vec<RelPath>) -> Self {
+    pub fn without(mut self, mut never: Vec<RelPath>) -> Self {
+        never.sort_unstable();
         self.never = never;
         self
     }
@@ -122,6 +125,63 @@ impl Tracking {
     pub fn entries(&self) -> impl Iterator<Item = (&RelPath, bool)> {
         self.paths.iter().map(|(path, yes)| (path, *yes))
     }
+}
+
+/// What a worktree tracked last, kept with its attachment: what changes while it is closed is
+/// found when it is opened again.
+#[derive(Debug, Default, Encode, Decode)]
+#[cbor(map)]
+pub(super) struct Tracked {
+    #[n(0)]
+    paths: Vec<TrackedPath>,
+    #[n(1)]
+    never: Vec<ByteVec>,
+    /// Paths that became tracked and were not looked at since.
+    #[n(2)]
+    binding: Vec<ByteVec>,
+}
+
+#[derive(Debug, Encode, Decode)]
+#[cbor(array)]
+struct TrackedPath {
+    #[n(0)]
+    path: ByteVec,
+    #[n(1)]
+    yes: bool,
+}
+
+impl Tracked {
+    pub(super) fn new(tracking: &Tracking, binding: &[RelPath]) -> Self {
+        let bytes = |path: &RelPath| ByteVec::from(path.as_bytes().to_vec());
+        let entries = tracking.entries();
+        Self {
+            paths: entries
+                .map(|(path, yes)| TrackedPath {
+                    path: bytes(path),
+                    yes,
+                })
+                .collect(),
+            never: tracking.never.iter().map(bytes).collect(),
+            binding: binding.iter().map(bytes).collect(),
+        }
+    }
+
+    pub(super) fn tracking(&self) -> Tracking {
+        let entries = self.paths.iter();
+        let paths = entries.filter_map(|entry| Some((path_of(&entry.path)?, entry.yes)));
+        Tracking {
+            paths: paths.collect(),
+            never: self.never.iter().filter_map(path_of).collect(),
+        }
+    }
+
+    pub(super) fn binding(&self) -> Vec<RelPath> {
+        self.binding.iter().filter_map(path_of).collect()
+    }
+}
+
+fn path_of(bytes: &ByteVec) -> Option<RelPath> {
+    RelPath::from_bytes(bytes).ok()
 }
 
 fn escape(bytes: &[u8]) -> String {

@@ -13,6 +13,7 @@ pub use entries::{Entry, FileIdentity};
 pub use reader::IndexReader;
 pub use work::{HeldKind, NoteKind};
 
+use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 use pacsync_protocol::{VersionVector, cbor};
 use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
@@ -97,6 +98,9 @@ pub struct Attachment {
     /// True while no sponsor has told its vector yet.
     #[n(5)]
     pub awaits_sponsor: bool,
+    /// What the worktree tracked last, in its own words; `None` before it was opened.
+    #[n(6)]
+    pub tracked: Option<ByteVec>,
 }
 
 /// What identifies a root directory.
