@@ -7,10 +7,14 @@ use pacsync_protocol::crypto::Key;
 use pacsync_protocol::grant::Role;
 use pacsync_protocol::identity::{DeviceKeys, DeviceName};
 use pacsync_protocol::roster::{EpochRecord, RosterEntry};
+use pacsync_protocol::row::{Content, Keys, Row};
 use pacsync_protocol::segment::{Draft, Entry};
-use pacsync_protocol::{Dep, DeviceId, EpochId, Head, Incarnation, LogId, ShortHash, SpaceId};
+use pacsync_protocol::{
+    ContentId, Dep, DeviceId, EpochId, Head, Incarnation, LogId, ShortHash, SpaceId,
+};
 use pacsync_store::content::packs::{DiskFiles, PackStore};
 use pacsync_store::documents::{Setting, Settings, settings_id};
+use pacsync_store::tree::TreeReader;
 use rand_core::SeedableRng;
 use tempfile::TempDir;
 
@@ -317,4 +321,49 @@ fn what_became_tracked_while_the_root_was_away_is_rendered() {
     assert!(founded.has("a/file"));
     founded.closed(|founded| founded.track("a", true));
     assert_eq!(std::fs::read(&file).expect("is there"), b"kept");
+}
+
+#[test]
+fn the_loser_of_a_conflict_is_asked_for_again_after_a_start() {
+    let mut founded = Founded::new();
+    let file = founded.root().join("file");
+    founded.track("file", true);
+    std::fs::write(&file, [1; 4_000]).expect("writes");
+    founded.look();
+    let path = RelPath::from_bytes(b"file").expect("a path");
+    let node = founded.device.lookup(&path).expect("is there");
+    let home = founded.device.home_space;
+    let shown = {
+        let store = &founded.device.store;
+        let tx = store.read().expect("reads");
+        let space = store.space(&home).expect("is known");
+        let tree = TreeReader::open(&tx, space.no).expect("opens");
+        let state = tree.node(&node).expect("reads").expect("is there");
+        state.content.expect("a file")
+    };
+    let log = founded.device.store.own_log();
+    let held = founded.device.store.held(&home).expect("reads");
+    let head = held.get(&log).expect("was written");
+    // Two edits here win over one elsewhere.
+    for byte in 2..4 {
+        std::fs::write(&file, [byte; 4_000]).expect("writes");
+        founded.look();
+    }
+    let keys = Keys {
+        content: Some(Content {
+            id: ContentId::from_bytes([9; 32]),
+            size: 4_000,
+            mtime_ns: 1,
+            inline: None,
+        }),
+        ..Keys::default()
+    };
+    let row = Row::new(node, vec![shown.row], keys);
+    let entry = Entry::Row(row.to_bytes());
+    founded.receive(vec![Dep { log, head }], vec![entry]);
+    founded.look();
+    let wants = |founded: &Founded| founded.device.worktrees[&home].wants_content();
+    assert!(wants(&founded), "it is not asked for at all");
+    founded.closed(|_| {});
+    assert!(wants(&founded));
 }

@@ -18,7 +18,7 @@ use pacsync_store::index::{Index, IndexReader};
 
 use super::content::{Contents, path_in};
 use super::lacks::Lacks;
-use super::{Context, Worktree};
+use super::{Context, Waiting, Worktree};
 use crate::disk::{DiskFile, RelPath};
 
 /// Most contents in one request.
@@ -36,6 +36,8 @@ const CHUNKS_MAX: usize = 200;
 const PIECES_MAX: usize = 2 << 20;
 /// How long a content is left alone whose manifests do not fit together.
 const BAD_MANIFESTS_MS: u64 = 500;
+/// How long a content is left alone that came and found no room in the packs.
+const NO_ROOM_MS: u64 = 60_000;
 
 /// Something to ask a peer for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +94,13 @@ pub(super) struct Transfer {
     not_before_ms: u64,
 }
 
+/// What became of a content for the packs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Packed {
+    Kept,
+    NoRoom,
+}
+
 /// Transfers of big contents and what is under way of small ones.
 #[derive(Default)]
 pub(super) struct Transfers {
@@ -101,6 +110,8 @@ pub(super) struct Transfers {
     /// passed over again and again.
     cursors: BTreeMap<DeviceId, ContentId>,
     lacks: Lacks,
+    /// Small contents that nobody is asked for before a time.
+    put_off: BTreeMap<ContentId, u64>,
     /// Counts whatever may give a peer something to be asked for.
     news: u64,
     /// Peers for which there was nothing, and as of when.
@@ -218,7 +229,8 @@ impl Worktree {
         for (id, waiting) in rest.chain(again.into_iter().flatten()) {
             let busy = self.transfers.asked.contains(id) || self.transfers.lacks.has(peer, id);
             let big = waiting.size > SMALL_MAX;
-            if busy || big || self.arrived.contains_key(id) {
+            let put_off = self.transfers.put_off.contains_key(id);
+            if busy || big || put_off || self.arrived.contains_key(id) {
                 continue;
             }
             ids.push(*id);
@@ -350,8 +362,14 @@ impl Worktree {
         let Some(waiting) = self.waiting.remove(&id) else {
             return Ok(true);
         };
-        if waiting.for_packs {
-            self.pack_small(cx, &id, &bytes)?;
+        if waiting.for_packs && self.pack_small(cx, &id, &bytes)? == Packed::NoRoom {
+            let again = Waiting {
+                nodes: BTreeSet::new(),
+                ..waiting.clone()
+            };
+            self.waiting.insert(id, again);
+            let at = cx.now.ms.saturating_add(NO_ROOM_MS);
+            self.transfers.put_off.insert(id, at);
         }
         if !waiting.nodes.is_empty() {
             self.arrived_bytes += bytes.len();
@@ -594,7 +612,9 @@ impl Worktree {
             .values()
             .map(|t| t.not_before_ms)
             .filter(|at| *at > 0);
-        self.transfers.lacks.next_due().into_iter().chain(big).min()
+        let put_off = self.transfers.put_off.values().copied();
+        let lacks = self.transfers.lacks.next_due().into_iter();
+        lacks.chain(big).chain(put_off).min()
     }
 
     /// Ends the waits that are over, so that they wake nobody.
@@ -603,9 +623,13 @@ impl Worktree {
             self.transfers.lacks.clear();
             self.transfers.cursors.clear();
             self.transfers.nothing_for.clear();
+            self.transfers.put_off.clear();
             return;
         }
-        if self.transfers.lacks.expire(now_ms) {
+        let put_off = self.transfers.put_off.len();
+        self.transfers.put_off.retain(|_, at| *at > now_ms);
+        let due = self.transfers.put_off.len() < put_off;
+        if self.transfers.lacks.expire(now_ms) || due {
             self.transfers.news += 1;
         }
         for transfer in self.transfers.big.values_mut() {
@@ -643,27 +667,27 @@ impl Worktree {
     }
 
     /// Puts a small content into the packs.
-    pub(super) fn pack_small(
+    fn pack_small(
         &mut self,
         cx: &mut Context<'_>,
         id: &ContentId,
         bytes: &[u8],
-    ) -> Result<(), StoreError> {
+    ) -> Result<Packed, StoreError> {
         let object = ObjectId::Content(*id);
         let put = cx.packs.put(&self.space, &object, bytes);
         let (at, end) = match put.and_then(|at| cx.packs.sync().map(|end| (at, end))) {
             Ok(done) => done,
             Err(error) => {
-                // No room for it: whoever has it still does, and is asked again.
+                // No room for it: whoever has it still does, and is asked again later.
                 tracing::warn!(%error, "a version was not kept");
-                return Ok(());
+                return Ok(Packed::NoRoom);
             }
         };
         let txn = cx.store.begin()?;
         txn.set_pack_end(end)?;
         txn.index(self.no)?.put_packed(object.as_bytes(), &at)?;
         txn.commit()?;
-        Ok(())
+        Ok(Packed::Kept)
     }
 }
 

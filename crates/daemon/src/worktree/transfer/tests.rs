@@ -190,3 +190,49 @@ fn bytes_of_another_name_are_refused() {
         .arrived(&mut cx, &peer, &asked[0], vec![item]);
     assert!(taken.expect("stores").is_err());
 }
+
+#[test]
+fn a_version_that_found_no_room_is_asked_for_again_later() {
+    let peer = device(1);
+    let mut place = Place::waiting_for(0);
+    let bytes = vec![5; 4_096];
+    let id = place.worktree.keys.content_id(&bytes);
+    let waiting = Waiting {
+        size: 4_096,
+        nodes: BTreeSet::new(),
+        for_packs: true,
+    };
+    place.worktree.waiting.insert(id, waiting);
+    let asked = place.ask(&peer, TIME.ms);
+    // No pack can be made there.
+    let dir = tempfile::tempdir().expect("a directory");
+    let packs = dir.path().join("packs");
+    let files = DiskFiles::open(&packs).expect("a directory");
+    let mut broken = PackStore::open(Box::new(files), place.store.pack_end().expect("reads"))
+        .expect("opens")
+        .0;
+    std::fs::remove_dir_all(&packs).expect("removes");
+    for (packs, kept) in [(&mut broken, false), (&mut place.packs, true)] {
+        let mut cx = Context {
+            store: &mut place.store,
+            packs,
+            rng: &mut place.rng,
+            now: TIME,
+        };
+        let item = (ObjectId::Content(id), Item::Whole(bytes.clone()));
+        let taken = place
+            .worktree
+            .arrived(&mut cx, &peer, &asked[0], vec![item]);
+        assert_eq!(taken.expect("stores"), Ok(()));
+        assert_eq!(place.worktree.wants_content(), !kept);
+        let due = place.worktree.next_request_due();
+        assert_eq!(due.is_some(), !kept);
+        if let Some(due) = due {
+            assert!(due > TIME.ms);
+            assert!(place.worktree.next_request(&peer, TIME.ms).is_none());
+            place.worktree.tidy_requests(due);
+            let request = place.worktree.next_request(&peer, due).expect("asks");
+            assert_eq!(request.what, asked[0]);
+        }
+    }
+}
