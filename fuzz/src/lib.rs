@@ -410,6 +410,9 @@ pub fn control(data: &[u8]) {
     read::<api::ConnectRequest>(data);
     read::<api::WaitRequest>(data);
     read::<api::DeletesRequest>(data);
+    read::<api::ConflictsRequest>(data);
+    read::<api::ConflictRequest>(data);
+    read::<api::ResolveRequest>(data);
     read::<api::PairRequest>(data);
     read::<api::PairConfirmRequest>(data);
     read::<api::PairCancelRequest>(data);

@@ -7,7 +7,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use pacsync_daemon::control::{CommandError, ErrorKind};
 
-use crate::commands::{deletes, demo, devices, files, manual, pair, service, spaces, up, wait};
+use crate::commands::{
+    conflicts, deletes, demo, devices, files, manual, pair, service, spaces, up, wait,
+};
 use crate::error::{self, CliError};
 use crate::output::{Format, Output};
 
@@ -83,6 +85,10 @@ pub(crate) enum Command {
     Wait(wait::WaitArgs),
     /// List or settle held deletes
     Deletes(deletes::DeletesArgs),
+    /// List the paths at which more than one version stands; exit code 5 if there are any
+    Conflicts(conflicts::ConflictsArgs),
+    /// Settle a conflict
+    Resolve(conflicts::ResolveArgs),
     /// Print what happens, one JSON object a line
     Events,
     /// Show laptop, phone and server at work: real daemons on this machine, in homes of their own
@@ -171,6 +177,11 @@ mod tests {
             "pacsync deletes",
             "pacsync deletes --apply photos",
             "pacsync deletes --restore",
+            "pacsync conflicts",
+            "pacsync conflicts a",
+            "pacsync resolve a --keep mine",
+            "pacsync resolve a --keep k3jd8s2a",
+            "pacsync resolve a --edit",
             "pacsync events",
             "pacsync demo",
             "pacsync demo --keep d",
@@ -198,6 +209,9 @@ mod tests {
             "pacsync wait --timeout soon",
             "pacsync wait --timeout -1",
             "pacsync deletes --apply --restore",
+            "pacsync resolve a",
+            "pacsync resolve --keep mine",
+            "pacsync resolve a --keep mine --edit",
             "pacsync up --listen nowhere",
             "pacsync connect host",
         ] {

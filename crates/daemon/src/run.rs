@@ -527,6 +527,9 @@ impl Runner {
             Command::Scan { reply, .. } => drop(reply.send(Err(error))),
             Command::Wait { reply, .. } => drop(reply.send(Err(error))),
             Command::Deletes { reply, .. } => drop(reply.send(Err(error))),
+            Command::Conflicts { reply, .. } => drop(reply.send(Err(error))),
+            Command::ConflictContents { reply, .. } => drop(reply.send(Err(error))),
+            Command::Resolve { reply, .. } => drop(reply.send(Err(error))),
             Command::PairStart { reply, .. }
             | Command::PairConfirm { reply, .. }
             | Command::PairCancel { reply, .. } => drop(reply.send(Err(error))),

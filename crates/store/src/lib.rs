@@ -12,7 +12,9 @@ pub mod replica;
 mod tables;
 pub mod tree;
 pub mod txn;
+mod written;
 
 pub use error::{Refusal, StoreError};
 pub use replica::{Committed, Identity, NewSegment, Space, Store, Waiting};
 pub use txn::Txn;
+pub use written::Written;

@@ -1,5 +1,6 @@
 //! One file per group of commands: its arguments, what it asks, how the answer reads.
 
+pub(crate) mod conflicts;
 pub(crate) mod deletes;
 pub(crate) mod demo;
 pub(crate) mod devices;
@@ -65,6 +66,8 @@ pub(crate) fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Command::Connect(args) => wait_for(devices::connect(context, &args)),
         Command::Wait(args) => wait_for(wait::wait(context, &args)),
         Command::Deletes(args) => wait_for(deletes::deletes(context, &args)),
+        Command::Conflicts(args) => wait_for(conflicts::conflicts(context, &args)),
+        Command::Resolve(args) => wait_for(conflicts::resolve(context, &args)),
         Command::Events => wait_for(events::events(context)),
         Command::Service(command) => service::service(context, &command),
         Command::Doctor => wait_for(doctor::doctor(context)),

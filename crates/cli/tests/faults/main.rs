@@ -5,6 +5,7 @@
 //! unless `CI` is `true`: there it fails.
 
 mod breaker;
+mod conflicts;
 mod crash;
 mod discovery;
 mod disk_full;

@@ -4,6 +4,7 @@
 //! Fields are added, never renamed. Clients skip what they do not know. Times
 //! are milliseconds since 1970, sizes bytes, ids the text form of their types.
 
+mod conflict;
 mod event;
 mod request;
 mod text;
@@ -15,10 +16,15 @@ use serde::{Deserialize, Serialize};
 
 use super::command::{CommandError, DeletesAction};
 
+pub use conflict::{
+    CONFLICTS_MAX, ConflictList, ConflictedPath, ContentPlace, Differs, EDIT_MAX,
+    EDIT_VERSIONS_MAX, ResolveReport, VersionContent, VersionContents, VersionInfo,
+};
 pub use event::{Event, EventKind, PairEvent};
 pub use request::{
-    ConnectRequest, DeletesRequest, LsRequest, PairAnswer, PairCancelRequest, PairConfirmRequest,
-    PairRequest, PathsRequest, SpaceAtRequest, SpaceRequest, WaitRequest,
+    ConflictRequest, ConflictsRequest, ConnectRequest, DeletesRequest, LsRequest, PairAnswer,
+    PairCancelRequest, PairConfirmRequest, PairRequest, PathsRequest, ResolveKeep, ResolveRequest,
+    SpaceAtRequest, SpaceRequest, WaitRequest,
 };
 pub use text::{PathArg, TextPath, TextRoot};
 

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::api::{
-    AddReport, ConnectReport, DeletesReport, DeviceList, DoctorReport, Event, ForgetReport,
-    Listing, PairAnswer, PairEvent, ScanReport, SpaceList, SpaceReport, Status, Stopping,
-    WaitReport,
+    AddReport, ConflictList, ConnectReport, DeletesReport, DeviceList, DoctorReport, Event,
+    ForgetReport, Listing, PairAnswer, PairEvent, ResolveKeep, ResolveReport, ScanReport,
+    SpaceList, SpaceReport, Status, Stopping, VersionContents, WaitReport,
 };
 
 /// Commands that may wait for the core. People type them; a script that floods
@@ -148,6 +148,31 @@ pub enum Command {
         action: DeletesAction,
         /// Gets the answer, which lists what was held when the command came.
         reply: Reply<DeletesReport>,
+    },
+    /// Lists the paths at which more than one thing stands.
+    Conflicts {
+        /// Only what is at or beneath this path; all spaces if `None`.
+        path: Option<PathBuf>,
+        /// Gets the answer.
+        reply: Reply<ConflictList>,
+    },
+    /// Looks at a path, fetches the versions that stand there where they are not here, and hands
+    /// them out.
+    ConflictContents {
+        /// What is in conflict.
+        path: PathBuf,
+        /// Gets the answer.
+        reply: Reply<VersionContents>,
+    },
+    /// Looks at a path, fetches what is to be kept where it is not here, and settles the conflict;
+    /// replies when that is in the log and, if it does not take long, on disk.
+    Resolve {
+        /// What is in conflict.
+        path: PathBuf,
+        /// What is to be there.
+        keep: ResolveKeep,
+        /// Gets the answer.
+        reply: Reply<ResolveReport>,
     },
     /// Makes a pairing code and waits for a device. Refused while another pairing runs.
     PairStart {

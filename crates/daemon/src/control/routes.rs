@@ -16,11 +16,12 @@ use serde::de::DeserializeOwned;
 use tokio::sync::broadcast;
 
 use super::api::{
-    AddReport, ConnectReport, ConnectRequest, DaemonInfo, DeletesReport, DeletesRequest,
-    DeviceList, DoctorReport, Done, ErrorBody, Event, EventKind, ForgetReport, LS_LIMIT_MAX,
-    Listing, LsRequest, PairCancelRequest, PairConfirmRequest, PairRequest, PathArg, PathsRequest,
-    ScanReport, SpaceAtRequest, SpaceList, SpaceReport, SpaceRequest, Status, Stopping, WaitReport,
-    WaitRequest,
+    AddReport, ConflictList, ConflictRequest, ConflictsRequest, ConnectReport, ConnectRequest,
+    DaemonInfo, DeletesReport, DeletesRequest, DeviceList, DoctorReport, Done, ErrorBody, Event,
+    EventKind, ForgetReport, LS_LIMIT_MAX, Listing, LsRequest, PairCancelRequest,
+    PairConfirmRequest, PairRequest, PathArg, PathsRequest, ResolveReport, ResolveRequest,
+    ScanReport, SpaceAtRequest, SpaceList, SpaceReport, SpaceRequest, Status, Stopping,
+    VersionContents, WaitReport, WaitRequest,
 };
 use super::command::{Command, CommandError};
 use super::pairing;
@@ -51,6 +52,9 @@ fn routes() -> Vec<(&'static str, &'static str, MethodRouter<App>)> {
         ("post", "/v1/scan", post(scan)),
         ("post", "/v1/wait", post(wait)),
         ("post", "/v1/deletes", post(deletes)),
+        ("post", "/v1/conflicts", post(conflicts)),
+        ("post", "/v1/conflicts/contents", post(conflict_contents)),
+        ("post", "/v1/resolve", post(resolve)),
         ("post", "/v1/pair", post(pair)),
         ("post", "/v1/pair/confirm", post(pair_confirm)),
         ("post", "/v1/pair/cancel", post(pair_cancel)),
@@ -299,6 +303,42 @@ async fn deletes(
                 action,
                 reply,
             })
+            .await,
+    )
+}
+
+async fn conflicts(
+    State(app): State<App>,
+    Body(body): Body<ConflictsRequest>,
+) -> Answer<ConflictList> {
+    let path = body.path.as_ref().map(path).transpose()?;
+    answer(
+        app.core
+            .ask(|reply| Command::Conflicts { path, reply })
+            .await,
+    )
+}
+
+async fn conflict_contents(
+    State(app): State<App>,
+    Body(body): Body<ConflictRequest>,
+) -> Answer<VersionContents> {
+    let path = path(&body.path)?;
+    answer(
+        app.core
+            .ask(|reply| Command::ConflictContents { path, reply })
+            .await,
+    )
+}
+
+async fn resolve(
+    State(app): State<App>,
+    Body(body): Body<ResolveRequest>,
+) -> Answer<ResolveReport> {
+    let (path, keep) = (path(&body.path)?, body.keep);
+    answer(
+        app.core
+            .ask(|reply| Command::Resolve { path, keep, reply })
             .await,
     )
 }

@@ -11,6 +11,7 @@ use pacsync_store::index::IndexReader;
 use pacsync_store::tree::TreeReader;
 
 use super::Device;
+use super::conflicts::Purpose;
 use super::spaces::store_error;
 use super::waiters::{Wait, Waiter};
 use crate::control::api::{
@@ -123,6 +124,15 @@ impl Device {
                 let result = self.deletes(space.as_deref(), action, now);
                 let _ = reply.send(result);
             }
+            Command::Conflicts { path, reply } => {
+                let _ = reply.send(self.conflicts(path.as_deref()));
+            }
+            Command::ConflictContents { path, reply } => {
+                self.settle(&path, Purpose::Contents(reply), now);
+            }
+            Command::Resolve { path, keep, reply } => {
+                self.settle(&path, Purpose::Keep(keep, reply), now);
+            }
             Command::Doctor { reply } => {
                 let _ = reply.send(self.doctor().map_err(|e| store_error(&e)));
             }
@@ -197,7 +207,7 @@ impl Device {
     }
 
     /// Splits an absolute path into the space whose root is nearest above it and the rest.
-    fn place_of(&self, path: &Path) -> Result<(SpaceId, RelPath), CommandError> {
+    pub(super) fn place_of(&self, path: &Path) -> Result<(SpaceId, RelPath), CommandError> {
         let roots = self.roots().map_err(|e| store_error(&e))?;
         let direct = clean(path);
         // The user may have come by a symlink that the root was resolved through.
@@ -294,7 +304,7 @@ impl Device {
         tree.lookup(&names).ok().flatten()
     }
 
-    fn set_tracked(
+    pub(super) fn set_tracked(
         &mut self,
         paths: &[RelPath],
         tracked: bool,

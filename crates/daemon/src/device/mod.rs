@@ -7,6 +7,7 @@
 
 mod acks;
 mod commands;
+mod conflicts;
 mod crossing;
 mod dial;
 mod reseal;

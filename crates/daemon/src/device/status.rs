@@ -207,8 +207,8 @@ impl Device {
         }
         if conflicts > 0 {
             needs_user.push(NeedsUser {
-                what: format!("{conflicts} paths have concurrent contents; one of them shows"),
-                command: "pacsync ls".into(),
+                what: format!("{conflicts} paths are in conflict: of each, one version shows"),
+                command: "pacsync conflicts".into(),
             });
         }
         let mut problems = self.all_problems()?;
@@ -430,6 +430,12 @@ impl Device {
                 self.event(EventKind::DeletesHeld {
                     space: name.clone(),
                     count: now.1,
+                });
+            }
+            if now.0 != before.0 {
+                self.event(EventKind::Conflicts {
+                    space: name.clone(),
+                    count: now.0,
                 });
             }
             if now.0 > before.0 {

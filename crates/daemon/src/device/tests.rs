@@ -7,10 +7,10 @@ use pacsync_protocol::crypto::Key;
 use pacsync_protocol::grant::Role;
 use pacsync_protocol::identity::{DeviceKeys, DeviceName};
 use pacsync_protocol::roster::{EpochRecord, RosterEntry};
-use pacsync_protocol::row::{Content, Keys, Row};
+use pacsync_protocol::row::{Content, Keys, Name, Row};
 use pacsync_protocol::segment::{Draft, Entry};
 use pacsync_protocol::{
-    ContentId, Dep, DeviceId, EpochId, Head, Incarnation, LogId, ShortHash, SpaceId,
+    ContentId, Dep, DeviceId, EpochId, Head, Incarnation, LogId, NodeId, RowId, ShortHash, SpaceId,
 };
 use pacsync_store::content::packs::{DiskFiles, PackStore};
 use pacsync_store::documents::{Setting, Settings, settings_id};
@@ -49,14 +49,14 @@ fn at(ms: u64) -> Now {
 }
 
 /// A device that has founded a pac and looked at its empty root.
-struct Founded {
-    device: Device,
+pub(super) struct Founded {
+    pub(super) device: Device,
     now: Now,
     _dir: TempDir,
 }
 
 impl Founded {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let root = dir.path().join("root");
         std::fs::create_dir(&root).expect("a root");
@@ -100,7 +100,7 @@ impl Founded {
     }
 
     /// Steps until nothing is left to do.
-    fn rest(&mut self) {
+    pub(super) fn rest(&mut self) {
         for _ in 0..10_000 {
             self.now = at(self.now.ms + 10);
             let more = self.device.step(self.now).expect("steps");
@@ -117,7 +117,7 @@ impl Founded {
     }
 
     /// Looks at everything until nothing is left to do, also what waits for its time.
-    fn look(&mut self) {
+    fn look_at_all(&mut self) {
         for _ in 0..4 {
             let home = self.device.home_space;
             if let Some(worktree) = self.device.worktrees.get_mut(&home) {
@@ -129,7 +129,7 @@ impl Founded {
         self.rest();
     }
 
-    fn track(&mut self, path: &str, yes: bool) {
+    fn write_tracking(&mut self, path: &str, yes: bool) {
         let home = self.device.home_space;
         let path = RelPath::from_bytes(path.as_bytes()).expect("a path");
         let values = Settings::from([(Tracking::key(&path), Setting::Flag(yes))]);
@@ -156,11 +156,11 @@ impl Founded {
         change(self);
         self.device.unopened.remove(&home);
         self.device.reopen(home, self.now).expect("opens");
-        self.look();
+        self.look_at_all();
     }
 
     /// Takes in a segment of another life of this device, as if a peer had sent it.
-    fn receive(&mut self, deps: Vec<Dep>, entries: Vec<Entry>) -> LogId {
+    pub(super) fn receive(&mut self, deps: Vec<Dep>, entries: Vec<Entry>) -> LogId {
         let space = self.device.home_space;
         let identity = self.device.store.identity().clone();
         let (epoch, key) = self.epoch(space);
@@ -192,6 +192,48 @@ impl Founded {
             .committed(committed, None, self.now)
             .expect("tells");
         segment.header().log
+    }
+
+    /// Tracks a path of `home`.
+    pub(super) fn track(&mut self, path: &RelPath) {
+        let paths = [path.clone()];
+        let tracked = self.device.set_tracked(&paths, true, self.now);
+        tracked.expect("stores");
+        self.look(path);
+    }
+
+    /// Looks at a path of `home` until nothing is left to do.
+    pub(super) fn look(&mut self, path: &RelPath) {
+        let space = self.device.home_space;
+        let worktree = self.device.worktrees.get_mut(&space).expect("attached");
+        worktree.request_scan(path.clone(), self.now);
+        for _ in 0..50 {
+            self.rest();
+        }
+    }
+
+    /// The node at a path of `home` and the row of its content.
+    pub(super) fn row_at(&self, path: &RelPath) -> (NodeId, RowId) {
+        let store = &self.device.store;
+        let no = store.space(&self.device.home_space).expect("known").no;
+        let tx = store.read().expect("reads");
+        let tree = TreeReader::open(&tx, no).expect("opens");
+        let names: Vec<Name> = path
+            .names()
+            .map(|name| Name::new(name).expect("a name"))
+            .collect();
+        let node = tree.lookup(&names).expect("reads").expect("is there");
+        let state = tree.node(&node).expect("reads").expect("is there");
+        (node, state.content.expect("a content").row)
+    }
+
+    /// All that this device has written in `home`, to depend on.
+    pub(super) fn deps(&self) -> Vec<Dep> {
+        let store = &self.device.store;
+        let log = store.own_log();
+        let applied = store.applied(&self.device.home_space).expect("reads");
+        let head = applied.get(&log).expect("it has written");
+        vec![Dep { log, head }]
     }
 
     fn epoch(&self, space: SpaceId) -> (EpochId, Key) {
@@ -295,14 +337,14 @@ fn a_device_that_was_let_in_elsewhere_gets_the_keys_of_spaces_founded_meanwhile(
 #[test]
 fn what_was_forgotten_while_the_root_was_away_is_not_deleted_with_its_files() {
     let mut founded = Founded::new();
-    founded.track("a", true);
+    founded.write_tracking("a", true);
     std::fs::create_dir_all(founded.root().join("a/b")).expect("makes");
     std::fs::write(founded.root().join("a/b/file"), b"kept").expect("writes");
-    founded.look();
+    founded.look_at_all();
     assert!(founded.has("a/b/file"));
-    founded.closed(|founded| founded.track("a/b", false));
+    founded.closed(|founded| founded.write_tracking("a/b", false));
     std::fs::remove_dir_all(founded.root().join("a/b")).expect("removes");
-    founded.look();
+    founded.look_at_all();
     assert!(founded.has("a/b/file"), "forget never deletes");
 }
 
@@ -310,16 +352,16 @@ fn what_was_forgotten_while_the_root_was_away_is_not_deleted_with_its_files() {
 fn what_became_tracked_while_the_root_was_away_is_rendered() {
     let mut founded = Founded::new();
     let file = founded.root().join("a/file");
-    founded.track("a", true);
+    founded.write_tracking("a", true);
     std::fs::create_dir_all(founded.root().join("a")).expect("makes");
     std::fs::write(&file, b"kept").expect("writes");
-    founded.look();
-    founded.track("a", false);
-    founded.look();
+    founded.look_at_all();
+    founded.write_tracking("a", false);
+    founded.look_at_all();
     std::fs::remove_dir_all(founded.root().join("a")).expect("removes");
-    founded.look();
+    founded.look_at_all();
     assert!(founded.has("a/file"));
-    founded.closed(|founded| founded.track("a", true));
+    founded.closed(|founded| founded.write_tracking("a", true));
     assert_eq!(std::fs::read(&file).expect("is there"), b"kept");
 }
 
@@ -327,9 +369,9 @@ fn what_became_tracked_while_the_root_was_away_is_rendered() {
 fn the_loser_of_a_conflict_is_asked_for_again_after_a_start() {
     let mut founded = Founded::new();
     let file = founded.root().join("file");
-    founded.track("file", true);
+    founded.write_tracking("file", true);
     std::fs::write(&file, [1; 4_000]).expect("writes");
-    founded.look();
+    founded.look_at_all();
     let path = RelPath::from_bytes(b"file").expect("a path");
     let node = founded.device.lookup(&path).expect("is there");
     let home = founded.device.home_space;
@@ -347,7 +389,7 @@ fn the_loser_of_a_conflict_is_asked_for_again_after_a_start() {
     // Two edits here win over one elsewhere.
     for byte in 2..4 {
         std::fs::write(&file, [byte; 4_000]).expect("writes");
-        founded.look();
+        founded.look_at_all();
     }
     let keys = Keys {
         content: Some(Content {
@@ -361,7 +403,7 @@ fn the_loser_of_a_conflict_is_asked_for_again_after_a_start() {
     let row = Row::new(node, vec![shown.row], keys);
     let entry = Entry::Row(row.to_bytes());
     founded.receive(vec![Dep { log, head }], vec![entry]);
-    founded.look();
+    founded.look_at_all();
     let wants = |founded: &Founded| founded.device.worktrees[&home].wants_content();
     assert!(wants(&founded), "it is not asked for at all");
     founded.closed(|_| {});

@@ -9,6 +9,7 @@ use pacsync_protocol::{DeviceId, SpaceId, VersionVector};
 use pacsync_store::StoreError;
 
 use super::Device;
+use super::conflicts::Settle;
 use crate::control::api::{AddReport, ConnectReport, ScanReport, TextPath, WaitReport};
 use crate::control::{CommandError, Reply};
 use crate::net::{ConnId, ConnectFailure, PeerStanding};
@@ -29,6 +30,7 @@ pub(super) enum Waiter {
         reply: Reply<AddReport>,
     },
     Wait(Wait),
+    Settle(Settle),
     Connect {
         address: SocketAddr,
         until_ms: u64,
@@ -56,6 +58,7 @@ impl Waiter {
         match self {
             Self::Wait(wait) => Some(wait.next_ms.min(wait.deadline_ms.unwrap_or(u64::MAX))),
             Self::Connect { until_ms, .. } => Some(*until_ms),
+            Self::Settle(settle) => Some(settle.next_ms),
             Self::Scan { .. } | Self::Add { .. } => None,
         }
     }
@@ -65,6 +68,7 @@ impl Waiter {
             Self::Scan { reply, .. } => reply.is_closed(),
             Self::Add { reply, .. } => reply.is_closed(),
             Self::Wait(wait) => wait.reply.is_closed(),
+            Self::Settle(settle) => settle.purpose.is_abandoned(),
             Self::Connect { reply, .. } => reply.is_closed(),
         }
     }
@@ -73,6 +77,7 @@ impl Waiter {
         match self {
             Self::Scan { .. } | Self::Add { .. } => true,
             Self::Wait(wait) => !wait.scanned,
+            Self::Settle(settle) => !settle.scanned,
             Self::Connect { .. } => false,
         }
     }
@@ -98,7 +103,7 @@ impl Device {
         Ok(())
     }
 
-    fn all_scanned(&self) -> bool {
+    pub(super) fn all_scanned(&self) -> bool {
         self.worktrees.values().all(|worktree| {
             worktree.is_scanned() && worktree.phase() != crate::worktree::Phase::FirstScan
         })
@@ -137,6 +142,7 @@ impl Device {
                 }));
                 Ok(None)
             }
+            Waiter::Settle(settle) => self.check_settle(settle, now),
             Waiter::Connect {
                 address,
                 until_ms,

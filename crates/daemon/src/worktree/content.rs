@@ -218,7 +218,7 @@ impl Contents<'_> {
         Ok(None)
     }
 
-    fn packed(&self, object: &ObjectId) -> Result<Option<Vec<u8>>, StoreError> {
+    pub(super) fn packed(&self, object: &ObjectId) -> Result<Option<Vec<u8>>, StoreError> {
         let Some(at) = self.tables.packed(object.as_bytes())? else {
             return Ok(None);
         };

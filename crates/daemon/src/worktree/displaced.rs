@@ -381,6 +381,7 @@ impl Worktree {
             }
         }
         txn.commit()?;
+        self.has_come(&content);
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ mod displaced;
 mod exact;
 mod faults;
 mod ignore;
+mod keep;
 mod lacks;
 mod notes;
 mod plan;
@@ -37,6 +38,7 @@ use crate::disk::{Disk, DiskError, FileKind, FsEvent, Identity, Probe, RelPath};
 pub use breaker::Held;
 pub use content::read_for_peer;
 use ignore::Ignores;
+pub use keep::Wished;
 use queue::Queue;
 pub use recover::OpenError;
 pub use tracking::{Class, Tracking};
@@ -187,6 +189,8 @@ pub struct Worktree {
     /// What changed on disk before the start is known: only then anything is applied.
     scanned_once: bool,
     check_root_at: u64,
+    /// When the versions of all conflicts are looked at again.
+    losers_at: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -410,7 +414,9 @@ impl Worktree {
         }
         self.phase != Phase::Joining
             && (!self.walks.is_empty()
-                || (self.phase == Phase::Live && self.scanned_once && !self.order.is_empty())
+                || (self.phase == Phase::Live
+                    && self.scanned_once
+                    && (!self.order.is_empty() || self.transfers.kept.has_work()))
                 || self.next_due().is_some_and(|due| due <= now.ms))
     }
 
@@ -441,7 +447,9 @@ impl Worktree {
             }
         }
         if self.phase == Phase::Live && self.scanned_once {
+            self.look_at_conflicts(cx)?;
             self.apply_step(cx, &mut progress)?;
+            self.keep_step(cx)?;
         }
         self.displaced_step(cx, &mut progress)?;
         progress.more = self.is_busy(cx.now);

@@ -669,31 +669,6 @@ impl Worktree {
         contents.small(content)
     }
 
-    /// Losing values of a conflict are kept here, too.
-    fn want_losers(
-        &mut self,
-        b: &Batch<'_>,
-        packs: &PackStore,
-        state: &NodeState,
-    ) -> Result<(), StoreError> {
-        for (_, content) in &state.losers {
-            let small = content.size <= SMALL_MAX && content.inline.is_none();
-            if small
-                && !self.waiting.contains_key(&content.id)
-                && self.local_small(b, packs, &content.id)?.is_none()
-            {
-                let waiting = Waiting {
-                    size: content.size,
-                    nodes: Default::default(),
-                    for_packs: true,
-                };
-                self.waiting.insert(content.id, waiting);
-                self.transfers.more_is_wanted();
-            }
-        }
-        Ok(())
-    }
-
     #[expect(clippy::too_many_arguments, reason = "one plan, taken apart")]
     fn plan_move(
         &mut self,

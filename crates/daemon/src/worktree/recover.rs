@@ -3,7 +3,6 @@
 use pacsync_protocol::row::Kind;
 use pacsync_protocol::{NodeId, cbor};
 use pacsync_store::index::{Entry, FileIdentity, NoteKind, RootIdentity};
-use pacsync_store::tree::{Conflict, TreeReader};
 use pacsync_store::{Store, StoreError};
 
 use super::apply::trash_dir;
@@ -153,6 +152,7 @@ impl Worktree {
             binding: before.binding(),
             scanned_once: false,
             check_root_at: 0,
+            losers_at: 0,
         };
         for (number, bytes) in displaced {
             let record: Displaced =
@@ -168,7 +168,6 @@ impl Worktree {
         worktree.resume_transfers(cx)?;
         worktree.hold_mass_deletes(cx.store, &pending, cx.now)?;
         worktree.mark(pending);
-        worktree.mark(conflicted(cx.store, known.no)?);
         if phase != Phase::Joining {
             worktree.queue.deep(RelPath::root(), cx.now.ms);
         }
@@ -506,20 +505,6 @@ impl Worktree {
         self.mark(waiting);
         Ok(())
     }
-}
-
-/// Nodes with losing contents: those that are not here yet are asked for anew after a start, since
-/// nothing else of their nodes is pending.
-fn conflicted(store: &Store, no: u32) -> Result<Vec<NodeId>, StoreError> {
-    let tx = store.read()?;
-    let tree = TreeReader::open(&tx, no)?;
-    let mut nodes = vec![];
-    for conflict in tree.conflicts()? {
-        if let Conflict::Values(node) = conflict? {
-            nodes.push(node);
-        }
-    }
-    Ok(nodes)
 }
 
 fn attachment_of(

@@ -14,9 +14,11 @@ use pacsync_protocol::session::Wanted;
 use pacsync_protocol::wire::{ChunkRef, Item, Pieces};
 use pacsync_protocol::{ChunkId, ContentId, DeviceId, NodeId};
 use pacsync_store::StoreError;
+use pacsync_store::content::packs::PackRef;
 use pacsync_store::index::{Index, IndexReader};
 
 use super::content::{Contents, path_in};
+use super::keep::Kept;
 use super::lacks::Lacks;
 use super::{Context, Waiting, Worktree};
 use crate::disk::{DiskFile, RelPath};
@@ -33,7 +35,7 @@ const CHUNKS_BYTES: u64 = 2 << 20;
 const CHUNKS_MAX: usize = 200;
 /// Most pieces of one content: what is longer than some 250 GiB is cut short here, does not get
 /// its name, and is not taken.
-const PIECES_MAX: usize = 2 << 20;
+pub(super) const PIECES_MAX: usize = 2 << 20;
 /// How long a content is left alone whose manifests do not fit together.
 const BAD_MANIFESTS_MS: u64 = 500;
 /// How long a content is left alone that came and found no room in the packs.
@@ -82,16 +84,115 @@ enum State {
     },
 }
 
+/// How far a big content has come.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    size: u64,
+    state: State,
+    here: u64,
+    not_before_ms: u64,
+}
+
+impl Fetch {
+    pub(super) fn new(size: u64) -> Self {
+        Self {
+            size,
+            state: State::Top { asked: false },
+            here: 0,
+            not_before_ms: 0,
+        }
+    }
+
+    /// Bytes that are still to come.
+    pub(super) fn rest(&self) -> u64 {
+        self.size.saturating_sub(self.here)
+    }
+
+    /// What is here is known: asks for the rest.
+    pub(super) fn lacks(&mut self, todo: VecDeque<Piece>) {
+        let missing = todo.iter().map(|piece| piece.len).sum();
+        self.here = self.size.saturating_sub(missing);
+        self.state = State::Chunks {
+            todo,
+            asked: BTreeMap::new(),
+        };
+    }
+
+    /// Begins anew with the manifests, not before a time.
+    pub(super) fn begin_again(&mut self, not_before_ms: u64) {
+        *self = Self::new(self.size);
+        self.not_before_ms = not_before_ms;
+    }
+
+    fn is_whole(&self) -> bool {
+        matches!(&self.state, State::Chunks { todo, asked } if todo.is_empty() && asked.is_empty())
+    }
+
+    /// The next thing to ask for, if there is anything; it counts as asked from now on.
+    fn next_request(&mut self, content: &ContentId) -> Option<Request> {
+        match &mut self.state {
+            State::Top { asked } if !*asked => {
+                *asked = true;
+                Some(Request {
+                    what: Wanted::Contents(vec![*content]),
+                    bytes: 64 << 10,
+                })
+            }
+            State::Subs { missing, asked } if !missing.is_empty() => {
+                let count = missing.len().min(64);
+                let ids: Vec<ManifestId> = missing.drain(..count).collect();
+                asked.extend(ids.iter().copied());
+                let pieces = Pieces::Manifests(ids);
+                let what = Wanted::Pieces {
+                    content: *content,
+                    pieces,
+                };
+                Some(Request {
+                    what,
+                    bytes: 1 << 20,
+                })
+            }
+            State::Chunks { todo, asked } => {
+                let mut chunks = vec![];
+                let mut bytes = 0;
+                while let Some(piece) = todo.front()
+                    && chunks.len() < CHUNKS_MAX
+                    && (chunks.is_empty() || bytes + piece.len <= CHUNKS_BYTES)
+                    && let Some(piece) = todo.pop_front()
+                {
+                    let PieceSource::Chunk(id) = piece.source else {
+                        continue;
+                    };
+                    let places = asked.entry(id).or_default();
+                    places.push(piece);
+                    if places.len() == 1 {
+                        let len = u32::try_from(piece.len).unwrap_or(u32::MAX);
+                        chunks.push(ChunkRef { id, len });
+                        bytes += piece.len;
+                    }
+                }
+                if chunks.is_empty() {
+                    return None;
+                }
+                let pieces = Pieces::Chunks(chunks);
+                let what = Wanted::Pieces {
+                    content: *content,
+                    pieces,
+                };
+                Some(Request { what, bytes })
+            }
+            _ => None,
+        }
+    }
+}
+
 pub(super) struct Transfer {
     pub(super) record: TransferRecord,
     pub(super) path: RelPath,
     /// What it becomes, for people.
     pub(super) target: RelPath,
     file: Box<dyn DiskFile>,
-    state: State,
-    here: u64,
-    top: Option<ManifestId>,
-    not_before_ms: u64,
+    fetch: Fetch,
 }
 
 /// What became of a content for the packs.
@@ -105,6 +206,8 @@ enum Packed {
 #[derive(Default)]
 pub(super) struct Transfers {
     big: BTreeMap<ContentId, Transfer>,
+    /// What goes to the packs, after all that is to be rendered.
+    pub(super) kept: Kept,
     asked: BTreeSet<ContentId>,
     /// Where the last request to each peer ended, so that what is asked for already is not
     /// passed over again and again.
@@ -131,7 +234,7 @@ impl Transfers {
     pub(super) fn paths(&self) -> Vec<(RelPath, u64, u64)> {
         self.big
             .values()
-            .map(|t| (t.target.clone(), t.here, t.record.size))
+            .map(|t| (t.target.clone(), t.fetch.here, t.fetch.size))
             .collect()
     }
 
@@ -178,15 +281,14 @@ impl Transfers {
         target: RelPath,
         file: Box<dyn DiskFile>,
     ) {
+        // What the packs have of it is copied.
+        self.kept.remove(&content);
         let transfer = Transfer {
+            fetch: Fetch::new(record.size),
             record,
             path,
             target,
             file,
-            state: State::Top { asked: false },
-            here: 0,
-            top: None,
-            not_before_ms: 0,
         };
         self.big.insert(content, transfer);
     }
@@ -200,6 +302,18 @@ impl Transfers {
             }
         }
         Ok(())
+    }
+
+    fn fetch_mut(&mut self, content: &ContentId) -> Option<&mut Fetch> {
+        match self.big.get_mut(content) {
+            Some(transfer) => Some(&mut transfer.fetch),
+            None => self.kept.fetch_mut(content),
+        }
+    }
+
+    /// Whether a peer has said that it lacks a content.
+    pub(super) fn lacks(&self, peer: &DeviceId, content: &ContentId) -> bool {
+        self.lacks.has(peer, content)
     }
 }
 
@@ -252,66 +366,16 @@ impl Worktree {
     }
 
     fn next_big_request(&mut self, peer: &DeviceId, now_ms: u64) -> Option<Request> {
-        let Transfers { big, lacks, .. } = &mut self.transfers;
-        for (content, transfer) in big {
-            if transfer.not_before_ms > now_ms || lacks.has(peer, content) {
-                continue;
-            }
-            match &mut transfer.state {
-                State::Top { asked } if !*asked => {
-                    *asked = true;
-                    return Some(Request {
-                        what: Wanted::Contents(vec![*content]),
-                        bytes: 64 << 10,
-                    });
-                }
-                State::Subs { missing, asked } if !missing.is_empty() => {
-                    let count = missing.len().min(64);
-                    let ids: Vec<ManifestId> = missing.drain(..count).collect();
-                    asked.extend(ids.iter().copied());
-                    let pieces = Pieces::Manifests(ids);
-                    let what = Wanted::Pieces {
-                        content: *content,
-                        pieces,
-                    };
-                    return Some(Request {
-                        what,
-                        bytes: 1 << 20,
-                    });
-                }
-                State::Chunks { todo, asked } if !todo.is_empty() => {
-                    let mut chunks = vec![];
-                    let mut bytes = 0;
-                    while let Some(piece) = todo.front()
-                        && chunks.len() < CHUNKS_MAX
-                        && (chunks.is_empty() || bytes + piece.len <= CHUNKS_BYTES)
-                        && let Some(piece) = todo.pop_front()
-                    {
-                        let PieceSource::Chunk(id) = piece.source else {
-                            continue;
-                        };
-                        let places = asked.entry(id).or_default();
-                        places.push(piece);
-                        if places.len() == 1 {
-                            let len = u32::try_from(piece.len).unwrap_or(u32::MAX);
-                            chunks.push(ChunkRef { id, len });
-                            bytes += piece.len;
-                        }
-                    }
-                    if chunks.is_empty() {
-                        continue;
-                    }
-                    let pieces = Pieces::Chunks(chunks);
-                    let what = Wanted::Pieces {
-                        content: *content,
-                        pieces,
-                    };
-                    return Some(Request { what, bytes });
-                }
-                _ => {}
-            }
-        }
-        None
+        let Transfers {
+            big, kept, lacks, ..
+        } = &mut self.transfers;
+        let shown = big
+            .iter_mut()
+            .map(|(id, transfer)| (id, &mut transfer.fetch));
+        shown
+            .chain(kept.fetches_mut())
+            .filter(|(content, fetch)| fetch.not_before_ms <= now_ms && !lacks.has(peer, content))
+            .find_map(|(content, fetch)| fetch.next_request(content))
     }
 
     /// Takes what a peer sent. Err: the peer sent bytes that do not have the name asked for.
@@ -326,6 +390,8 @@ impl Worktree {
         items: Vec<(ObjectId, Item)>,
     ) -> Result<Result<(), String>, StoreError> {
         self.transfers.lacks.delivered(peer, cx.now.ms);
+        let mut packed = vec![];
+        let mut bad = None;
         for (object, item) in items {
             let taken = match (object, item, what) {
                 (ObjectId::Content(id), Item::Whole(bytes), _) => {
@@ -338,15 +404,17 @@ impl Worktree {
                     self.arrived_sub(cx, content, id, bytes)?
                 }
                 (ObjectId::Chunk(id), Item::Whole(bytes), Wanted::Pieces { content, .. }) => {
-                    self.arrived_chunk(cx, content, &id, &bytes)
+                    self.arrived_chunk(cx, content, &id, &bytes, &mut packed)
                 }
                 _ => true,
             };
             if !taken {
-                return Ok(Err(format!("bytes that are not {object}")));
+                bad = Some(format!("bytes that are not {object}"));
+                break;
             }
         }
-        Ok(Ok(()))
+        self.index_packed(cx, packed)?;
+        Ok(bad.map_or(Ok(()), Err))
     }
 
     fn arrived_small(
@@ -386,16 +454,15 @@ impl Worktree {
         bytes: Vec<u8>,
     ) -> Result<bool, StoreError> {
         self.transfers.asked.remove(&id);
-        let Some(transfer) = self.transfers.big.get_mut(&id) else {
+        let Some(fetch) = self.transfers.fetch_mut(&id) else {
             return Ok(true);
         };
         let top = self.keys.manifest_id(&bytes);
         match Manifest::decode(&bytes) {
-            Ok(manifest) if manifest.size() == transfer.record.size => {}
+            Ok(manifest) if manifest.size() == fetch.size => {}
             _ => return Ok(false),
         }
-        transfer.top = Some(top);
-        transfer.state = State::Top { asked: true };
+        fetch.state = State::Top { asked: true };
         let txn = cx.store.begin()?;
         {
             let mut index = txn.index(self.no)?;
@@ -417,11 +484,11 @@ impl Worktree {
         if !self.keys.names(&ObjectId::Manifest(id), &bytes) {
             return Ok(false);
         }
-        let Some(transfer) = self.transfers.big.get_mut(content) else {
+        let Some(fetch) = self.transfers.fetch_mut(content) else {
             return Ok(true);
         };
         let mut done = false;
-        if let State::Subs { missing, asked } = &mut transfer.state {
+        if let State::Subs { missing, asked } = &mut fetch.state {
             asked.remove(&id);
             done = missing.is_empty() && asked.is_empty();
         }
@@ -451,11 +518,11 @@ impl Worktree {
             return Ok(());
         };
         let missing = missing_manifests(&tables, &bytes)?;
-        let Some(transfer) = self.transfers.big.get_mut(content) else {
+        let Some(fetch) = self.transfers.fetch_mut(content) else {
             return Ok(());
         };
         if !missing.is_empty() {
-            transfer.state = State::Subs {
+            fetch.state = State::Subs {
                 missing: missing.into(),
                 asked: BTreeSet::new(),
             };
@@ -471,10 +538,13 @@ impl Worktree {
             Err(error) => {
                 // The manifests do not fit together: some peer made them up. Ask another.
                 tracing::warn!(%content, %error, "bad manifests");
-                transfer.state = State::Top { asked: false };
-                transfer.not_before_ms = cx.now.ms + BAD_MANIFESTS_MS;
+                fetch.begin_again(cx.now.ms + BAD_MANIFESTS_MS);
                 return Ok(());
             }
+        };
+        let Some(transfer) = self.transfers.big.get_mut(content) else {
+            self.transfers.kept.sort(content, pieces);
+            return Ok(());
         };
         let path_of = |node: &NodeId| path_in(&index, node);
         let contents = Contents {
@@ -485,36 +555,36 @@ impl Worktree {
             path_of: &path_of,
         };
         let todo = fill_from_here(transfer, &contents, &self.keys, pieces)?;
-        transfer.state = State::Chunks {
-            todo,
-            asked: BTreeMap::new(),
-        };
-        self.finish_transfer_if_whole(cx, content);
+        transfer.fetch.lacks(todo);
+        self.finish_transfer_if_whole(content);
         Ok(())
     }
 
     fn arrived_chunk(
         &mut self,
-        cx: &Context<'_>,
+        cx: &mut Context<'_>,
         content: &ContentId,
         id: &ChunkId,
         bytes: &[u8],
+        packed: &mut Vec<(ObjectId, PackRef)>,
     ) -> bool {
         if self.keys.chunk_id(bytes) != *id {
             return false;
         }
         let Some(transfer) = self.transfers.big.get_mut(content) else {
+            self.arrived_to_keep(cx, content, id, bytes, packed);
             return true;
         };
-        let State::Chunks { todo, asked } = &mut transfer.state else {
+        let fetch = &mut transfer.fetch;
+        let State::Chunks { todo, asked } = &mut fetch.state else {
             return true;
         };
         for piece in asked.remove(id).unwrap_or_default() {
             match transfer.file.write_at(piece.offset, bytes) {
-                Ok(()) => transfer.here += piece.len,
+                Ok(()) => fetch.here += piece.len,
                 Err(error) => {
                     todo.push_back(piece);
-                    transfer.not_before_ms = cx.now.ms + super::RETRY_MS;
+                    fetch.not_before_ms = cx.now.ms + super::RETRY_MS;
                     let path = transfer.target.clone();
                     let node = self
                         .waiting
@@ -527,19 +597,46 @@ impl Worktree {
                 }
             }
         }
-        self.finish_transfer_if_whole(cx, content);
+        self.finish_transfer_if_whole(content);
         true
     }
 
-    fn finish_transfer_if_whole(&mut self, _cx: &Context<'_>, content: &ContentId) {
-        let Some(transfer) = self.transfers.big.get(content) else {
+    /// A chunk of what only the packs keep.
+    fn arrived_to_keep(
+        &mut self,
+        cx: &mut Context<'_>,
+        content: &ContentId,
+        id: &ChunkId,
+        bytes: &[u8],
+        packed: &mut Vec<(ObjectId, PackRef)>,
+    ) {
+        let Some(fetch) = self.transfers.kept.fetch_mut(content) else {
             return;
         };
-        let State::Chunks { todo, asked } = &transfer.state else {
+        let State::Chunks { asked, .. } = &mut fetch.state else {
             return;
         };
-        if todo.is_empty()
-            && asked.is_empty()
+        let Some(pieces) = asked.remove(id) else {
+            return;
+        };
+        let object = ObjectId::Chunk(*id);
+        match cx.packs.put(&self.space, &object, bytes) {
+            Ok(at) => packed.push((object, at)),
+            Err(error) => {
+                // No room for it: whoever has it still does.
+                tracing::warn!(%error, "a version is not kept");
+                self.transfers.kept.remove(content);
+                return;
+            }
+        }
+        fetch.here += pieces.iter().map(|piece| piece.len).sum::<u64>();
+        if fetch.is_whole() {
+            self.transfers.kept.check(content);
+        }
+    }
+
+    fn finish_transfer_if_whole(&mut self, content: &ContentId) {
+        if self.transfer_is_whole(content)
             && let Some(waiting) = self.waiting.remove(content)
         {
             self.release(waiting.nodes);
@@ -573,23 +670,23 @@ impl Worktree {
             match (object, what) {
                 (ObjectId::Content(id), _) => {
                     self.transfers.asked.remove(id);
-                    if let Some(transfer) = self.transfers.big.get_mut(id)
-                        && let State::Top { asked } = &mut transfer.state
+                    if let Some(fetch) = self.transfers.fetch_mut(id)
+                        && let State::Top { asked } = &mut fetch.state
                     {
                         *asked = false;
                     }
                 }
                 (ObjectId::Manifest(id), Wanted::Pieces { content, .. }) => {
-                    if let Some(transfer) = self.transfers.big.get_mut(content)
-                        && let State::Subs { missing, asked } = &mut transfer.state
+                    if let Some(fetch) = self.transfers.fetch_mut(content)
+                        && let State::Subs { missing, asked } = &mut fetch.state
                         && asked.remove(id)
                     {
                         missing.push_back(*id);
                     }
                 }
                 (ObjectId::Chunk(id), Wanted::Pieces { content, .. }) => {
-                    if let Some(transfer) = self.transfers.big.get_mut(content)
-                        && let State::Chunks { todo, asked } = &mut transfer.state
+                    if let Some(fetch) = self.transfers.fetch_mut(content)
+                        && let State::Chunks { todo, asked } = &mut fetch.state
                     {
                         todo.extend(asked.remove(id).unwrap_or_default());
                     }
@@ -606,11 +703,10 @@ impl Worktree {
 
     /// When something that was missing may be asked for again.
     pub fn next_request_due(&self) -> Option<u64> {
-        let big = self
-            .transfers
-            .big
-            .values()
-            .map(|t| t.not_before_ms)
+        let big = self.transfers.big.values().map(|t| &t.fetch);
+        let big = big
+            .chain(self.transfers.kept.fetches())
+            .map(|fetch| fetch.not_before_ms)
             .filter(|at| *at > 0);
         let put_off = self.transfers.put_off.values().copied();
         let lacks = self.transfers.lacks.next_due().into_iter();
@@ -632,9 +728,11 @@ impl Worktree {
         if self.transfers.lacks.expire(now_ms) || due {
             self.transfers.news += 1;
         }
-        for transfer in self.transfers.big.values_mut() {
-            if transfer.not_before_ms <= now_ms {
-                transfer.not_before_ms = 0;
+        let Transfers { big, kept, .. } = &mut self.transfers;
+        let shown = big.values_mut().map(|transfer| &mut transfer.fetch);
+        for fetch in shown.chain(kept.fetches_mut().map(|(_, fetch)| fetch)) {
+            if fetch.not_before_ms <= now_ms {
+                fetch.not_before_ms = 0;
             }
         }
     }
@@ -655,15 +753,13 @@ impl Worktree {
 
     /// True if something waits for a peer.
     pub fn wants_content(&self) -> bool {
-        !self.waiting.is_empty() || !self.transfers.is_empty()
+        !self.waiting.is_empty() || !self.transfers.is_empty() || !self.transfers.kept.is_empty()
     }
 
     /// Whether a transfer has all its bytes.
     pub(super) fn transfer_is_whole(&self, content: &ContentId) -> bool {
-        self.transfers.get(content).is_some_and(|transfer| {
-            matches!(&transfer.state, State::Chunks { todo, asked }
-                if todo.is_empty() && asked.is_empty())
-        })
+        let transfer = self.transfers.get(content);
+        transfer.is_some_and(|transfer| transfer.fetch.is_whole())
     }
 
     /// Puts a small content into the packs.
@@ -724,12 +820,10 @@ fn fill_from_here(
     pieces: Vec<Piece>,
 ) -> Result<VecDeque<Piece>, StoreError> {
     let mut todo = VecDeque::new();
-    transfer.here = 0;
     let before = transfer.file.stat().map_or(0, |stat| stat.identity.size);
     let mut buffer = vec![];
     for piece in pieces {
         let PieceSource::Chunk(id) = piece.source else {
-            transfer.here += piece.len;
             continue;
         };
         let len = usize::try_from(piece.len).unwrap_or_default();
@@ -737,7 +831,6 @@ fn fill_from_here(
             buffer.resize(len, 0);
             let read = transfer.file.read_at(piece.offset, &mut buffer);
             if read.is_ok_and(|read| read == len) && keys.chunk_id(&buffer) == id {
-                transfer.here += piece.len;
                 continue;
             }
         }
@@ -745,7 +838,6 @@ fn fill_from_here(
         if let Some(bytes) = contents.chunk(&id, length, None)?
             && transfer.file.write_at(piece.offset, &bytes).is_ok()
         {
-            transfer.here += piece.len;
             continue;
         }
         todo.push_back(piece);

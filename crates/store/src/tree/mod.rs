@@ -53,6 +53,7 @@ mod record;
 mod replay;
 mod settle;
 mod tables;
+mod versions;
 mod view;
 
 #[cfg(test)]
@@ -66,6 +67,8 @@ use pacsync_protocol::{NodeId, RowId};
 pub use tables::{
     Backend, Entries, ReadTables, Tree, TreeReader, TreeTables, WriteTables, make_tables,
 };
+
+pub use versions::Version;
 
 /// The first entry that carried a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -14,6 +14,8 @@ use super::{Conflict, NodeState, Shown, TreeError, TreeStats};
 /// One value of a content register.
 pub(super) struct Value {
     pub(super) row: RowId,
+    /// All newest rows with this content, ascending.
+    pub(super) rows: Vec<RowId>,
     pub(super) content: Content,
 }
 
@@ -29,7 +31,7 @@ impl<B: Backend> Tree<B> {
         Ok(self.find_group(node)?.map_or(*node, |(rep, _)| rep))
     }
 
-    fn find_group(&self, node: &NodeId) -> Result<Option<(NodeId, Group)>, TreeError> {
+    pub(super) fn find_group(&self, node: &NodeId) -> Result<Option<(NodeId, Group)>, TreeError> {
         let mut at = *node;
         loop {
             match self.b.slot(self.space, &at)? {
@@ -115,6 +117,7 @@ impl<B: Backend> Tree<B> {
         };
         let mut ranked = vec![];
         for mut rows in by_id.into_values() {
+            // The register is ascending.
             let ids: Vec<RowId> = rows.iter().map(|(id, _)| *id).collect();
             let rank = if alone {
                 None
@@ -129,7 +132,12 @@ impl<B: Backend> Tree<B> {
             };
             rows.sort_by_key(|(id, content)| (std::cmp::Reverse(content.mtime_ns), *id));
             if let Some((row, content)) = rows.into_iter().next() {
-                ranked.push((rank, Value { row, content }));
+                let value = Value {
+                    row,
+                    rows: ids,
+                    content,
+                };
+                ranked.push((rank, value));
             }
         }
         ranked.sort_by_key(|(rank, _)| *rank);

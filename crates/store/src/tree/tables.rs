@@ -109,6 +109,7 @@ pub struct ReadTables {
     places: ReadOnlyTable<Bytes, u8>,
     moves: ReadOnlyTable<MovesKey, MovesValue>,
     conflicts: ReadOnlyTable<Bytes, ()>,
+    carriers: ReadOnlyTable<CarriersKey, ()>,
     totals: ReadOnlyTable<u32, TotalsValue>,
 }
 
@@ -179,6 +180,26 @@ fn conflicts_in<'a>(
     Ok(Box::new(range.map(|entry| Ok(entry?.0.value().to_vec()))))
 }
 
+fn carriers_in(
+    table: &impl ReadableTable<CarriersKey, ()>,
+    space: u32,
+    row: &RowId,
+) -> Result<Vec<Carrier>, TreeError> {
+    let low = carriers_key(space, row, Carrier { log: 0, seq: 0 });
+    let high = carriers_key(
+        space,
+        row,
+        Carrier {
+            log: u32::MAX,
+            seq: u64::MAX,
+        },
+    );
+    let range = table.range::<&[u8; 48]>(&low..=&high)?;
+    range
+        .map(|entry| Ok(split_carrier(entry?.0.value())))
+        .collect()
+}
+
 impl TreeReader {
     /// Opens the tree of a space.
     ///
@@ -191,6 +212,7 @@ impl TreeReader {
             places: tx.open_table(PLACES)?,
             moves: tx.open_table(MOVES)?,
             conflicts: tx.open_table(CONFLICTS)?,
+            carriers: tx.open_table(CARRIERS)?,
             totals: tx.open_table(TOTALS)?,
         };
         Ok(Self { space, b })
@@ -212,6 +234,19 @@ impl TreeReader {
                 .map_err(|_| TreeError::Damaged("a row's key"))?;
             Ok((RowId::from_bytes(id), Held::decode(bytes.value())?.row))
         })))
+    }
+
+    /// The entries that carry a row, the first one that came here first; none for an unknown row.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn carriers(&self, row: &RowId) -> Result<Vec<Carrier>, TreeError> {
+        let Some(link) = self.b.link(self.space, row)? else {
+            return Ok(vec![]);
+        };
+        let mut carriers = vec![link.carrier];
+        carriers.extend(carriers_in(&self.b.carriers, self.space, row)?);
+        Ok(carriers)
     }
 }
 
@@ -493,19 +528,7 @@ impl WriteTables<'_> {
 
     /// Carriers of a row after the first.
     pub(super) fn later_carriers(&self, id: &RowId) -> Result<Vec<Carrier>, TreeError> {
-        let low = carriers_key(self.space, id, Carrier { log: 0, seq: 0 });
-        let high = carriers_key(
-            self.space,
-            id,
-            Carrier {
-                log: u32::MAX,
-                seq: u64::MAX,
-            },
-        );
-        let range = self.carriers.range::<&[u8; 48]>(&low..=&high)?;
-        range
-            .map(|entry| Ok(split_carrier(entry?.0.value())))
-            .collect()
+        carriers_in(&self.carriers, self.space, id)
     }
 
     /// Keeps memory bounded; call between rows, with no group in hand.

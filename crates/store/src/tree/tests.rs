@@ -4,6 +4,7 @@ mod generated;
 mod measure;
 mod revived;
 mod rules;
+mod versions;
 
 use std::collections::{BTreeMap, BTreeSet};
 

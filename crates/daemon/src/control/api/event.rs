@@ -107,6 +107,13 @@ pub enum EventKind {
         #[serde(flatten)]
         path: TextPath,
     },
+    /// The number of paths in conflict has changed.
+    Conflicts {
+        /// Name of the space.
+        space: String,
+        /// How many there are now.
+        count: u64,
+    },
     /// Deletes wait for the user.
     DeletesHeld {
         /// Name of the space.

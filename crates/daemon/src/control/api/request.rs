@@ -81,6 +81,49 @@ pub struct DeletesRequest {
     pub action: DeletesAction,
 }
 
+/// Body of `POST /v1/conflicts`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConflictsRequest {
+    /// An absolute path: only what is at or beneath it. All spaces if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathArg>,
+}
+
+/// Body of `POST /v1/conflicts/contents`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConflictRequest {
+    /// Absolute path of what is in conflict.
+    pub path: PathArg,
+}
+
+/// Body of `POST /v1/resolve`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResolveRequest {
+    /// Absolute path of what is in conflict.
+    pub path: PathArg,
+    /// What is to be at the path.
+    pub keep: ResolveKeep,
+}
+
+/// What is to be at a path that is in conflict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ResolveKeep {
+    /// `mine`, `theirs`, `both`, or the beginning of a version's id.
+    Version(String),
+    /// A content that was made from the versions.
+    Edited {
+        /// Its bytes in base64.
+        #[serde(with = "super::text::base64_bytes")]
+        bytes: Vec<u8>,
+        /// Rows of all versions that it was made from; if there are others now, nothing is done.
+        seen: Vec<String>,
+    },
+}
+
 /// Body of `POST /v1/pair`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::control::api::{
-    Check, CheckResult, DeviceInfo, DeviceRef, Entry, EntryKind, HeldDeletes, HeldDirection,
-    NeedsUser, Notice, PairEvent, PeerStatus, Problem, SpaceState, SpaceStatus, TextPath, TextRoot,
-    Tracked, Transfer,
+    Check, CheckResult, ConflictedPath, ContentPlace, DeviceInfo, DeviceRef, Differs, Entry,
+    EntryKind, HeldDeletes, HeldDirection, NeedsUser, Notice, PairEvent, PeerStatus, Problem,
+    SpaceState, SpaceStatus, TextPath, TextRoot, Tracked, Transfer, VersionContent, VersionInfo,
 };
 use crate::control::{ControlSocket, CoreHandle, CoreReceiver, serve};
 use pacsync_protocol::grant::Role;
@@ -56,6 +56,36 @@ fn space() -> SpaceStatus {
         }],
         conflicts: 0,
         held_deletes: 0,
+    }
+}
+
+fn conflict() -> ConflictedPath {
+    ConflictedPath {
+        space: "home".into(),
+        root: Some(TextRoot::from_path(Path::new("/home/me"))),
+        path: TextPath::from_bytes(b"a\xff"),
+        differs: Differs::Contents,
+        beneath_hidden: false,
+        versions: vec![VersionInfo {
+            id: "abcdefgh".into(),
+            row: "abcdefghijkl".into(),
+            shown: true,
+            kind: EntryKind::File,
+            device: device(),
+            mine: true,
+            time_ms: 1,
+            size: Some(2),
+            mtime_ms: Some(-1),
+            content: ContentPlace::Elsewhere,
+            on: vec![device()],
+        }],
+    }
+}
+
+fn version() -> VersionContent {
+    VersionContent {
+        id: "abcdefgh".into(),
+        bytes: vec![0, 255],
     }
 }
 
@@ -184,6 +214,28 @@ fn answer_with_sample(command: Command) {
                     count: 1,
                     paths: vec![text("a")],
                 }],
+            }))
+            .is_ok(),
+        Command::Conflicts { reply, .. } => reply
+            .send(Ok(ConflictList {
+                conflicts: vec![conflict()],
+                total: 1,
+            }))
+            .is_ok(),
+        Command::ConflictContents { reply, .. } => reply
+            .send(Ok(VersionContents {
+                conflict: conflict(),
+                contents: vec![version()],
+                base: Some(version()),
+            }))
+            .is_ok(),
+        Command::Resolve { reply, .. } => reply
+            .send(Ok(ResolveReport {
+                space: "home".into(),
+                path: text("a"),
+                kept: Some("abcdefgh".into()),
+                beside: vec![text("b")],
+                on_disk: true,
             }))
             .is_ok(),
         Command::PairConfirm { reply, .. } | Command::PairCancel { reply, .. } => {
@@ -435,6 +487,8 @@ async fn every_answer_is_as_described() {
             "/v1/spaces/attach" => r#"{"name":"photos","at":"/p"}"#,
             "/v1/spaces/detach" => r#"{"name":"photos"}"#,
             "/v1/connect" => r#"{"address":"h:1"}"#,
+            "/v1/conflicts/contents" => r#"{"path":"/a"}"#,
+            "/v1/resolve" => r#"{"path":"/a","keep":{"edited":{"bytes":"AP8=","seen":["x"]}}}"#,
             "/v1/pair/confirm" => r#"{"pair":1,"answer":"accept"}"#,
             "/v1/pair/cancel" => r#"{"pair":1}"#,
             _ => "",
@@ -479,6 +533,19 @@ async fn what_makes_no_sense_is_refused_in_json() {
         ("post", "/v1/add", "{", 400),
         ("post", "/v1/wait", r#"{"timout_ms":1}"#, 400),
         ("post", "/v1/pair", r#"{"role":"king"}"#, 400),
+        ("post", "/v1/resolve", r#"{"path":"/a"}"#, 400),
+        (
+            "post",
+            "/v1/resolve",
+            r#"{"path":"/a","keep":{"edited":{"bytes":"%","seen":[]}}}"#,
+            400,
+        ),
+        (
+            "post",
+            "/v1/resolve",
+            r#"{"path":"/a","keep":{"versoin":"x"}}"#,
+            400,
+        ),
         ("get", "/v1/nothing", "", 404),
         ("get", "/v1/add", "", 405),
         ("post", "/v1/add", &long, 413),

@@ -25,7 +25,7 @@ impl Story {
     }
 
     /// Delivers everything, checks it against the model, and looks.
-    fn told<T>(&self, look: impl Fn(&TreeTables<'_>) -> T) -> (T, Settled) {
+    pub(super) fn told<T>(&self, look: impl Fn(&TreeTables<'_>) -> T) -> (T, Settled) {
         let db = database();
         let tx = db.begin_write().expect("a transaction");
         let mut rows = BTreeMap::new();
@@ -40,7 +40,7 @@ impl Story {
         (look(&tree), settled)
     }
 
-    fn state(&self, id: NodeId) -> NodeState {
+    pub(super) fn state(&self, id: NodeId) -> NodeState {
         self.told(|tree| state(tree, id)).0
     }
 
@@ -54,7 +54,7 @@ impl Story {
     }
 }
 
-fn state<B: Backend>(tree: &Tree<B>, id: NodeId) -> NodeState {
+pub(super) fn state<B: Backend>(tree: &Tree<B>, id: NodeId) -> NodeState {
     tree.node(&id).expect("reads").expect("known")
 }
 
@@ -83,7 +83,7 @@ pub(super) fn dir(id: u8, text: &str, stamp: u64) -> Row {
     born(id, Kind::Dir, NodeId::ROOT, text, stamp)
 }
 
-fn after(past: &[&Row], keys: Keys) -> Row {
+pub(super) fn after(past: &[&Row], keys: Keys) -> Row {
     let node = past.first().expect("a past").node;
     Row::new(node, past.iter().map(|row| row.id()).collect(), keys)
 }
