@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use pacsync_daemon::control::{CommandError, ErrorKind};
 
 use crate::commands::{
-    conflicts, deletes, demo, devices, files, manual, pair, service, spaces, up, wait,
+    conflicts, deletes, demo, devices, files, history, manual, pair, service, spaces, up, wait,
 };
 use crate::error::{self, CliError};
 use crate::output::{Format, Output};
@@ -70,6 +70,10 @@ pub(crate) enum Command {
     Forget(files::ForgetArgs),
     /// List what the pac holds at and beneath a path
     Ls(files::LsArgs),
+    /// List the versions of a file, also of a deleted one
+    Log(history::LogArgs),
+    /// Bring back an earlier version of a file, or what was deleted
+    Restore(history::RestoreArgs),
     /// Make, attach, detach and list spaces
     #[command(subcommand)]
     Space(spaces::SpaceCommand),
@@ -159,6 +163,12 @@ mod tests {
             "pacsync forget a b",
             "pacsync ls",
             "pacsync ls a",
+            "pacsync log a",
+            "pacsync log a -n 5 --json",
+            "pacsync restore a",
+            "pacsync restore a --at abcd2345",
+            "pacsync restore a --at yesterday --to b",
+            "pacsync restore --deleted d --at 14:30",
             "pacsync space create photos --at /p",
             "pacsync space attach photos --at /p",
             "pacsync space detach photos",
@@ -213,6 +223,9 @@ mod tests {
             "pacsync resolve --keep mine",
             "pacsync resolve a --keep mine --edit",
             "pacsync up --listen nowhere",
+            "pacsync log",
+            "pacsync restore a --at SOON",
+            "pacsync restore --deleted d --to b",
             "pacsync connect host",
         ] {
             assert!(!parses(line), "{line}");

@@ -24,6 +24,25 @@ pub(crate) fn absolute(path: &Path) -> Result<PathBuf, CliError> {
     .map_err(|error| failed(&error))
 }
 
+/// Makes the path of something absolute that may be gone with the directories that it was in. There
+/// `..` goes where the text says.
+pub(crate) fn absolute_deleted(path: &Path) -> Result<PathBuf, CliError> {
+    absolute(path).or_else(|_| {
+        let made = std::path::absolute(path)
+            .map_err(|error| CliError::io(format!("cannot use {}", path.display()), &error))?;
+        let mut clean = PathBuf::new();
+        for part in made.components() {
+            match part {
+                Component::ParentDir => {
+                    clean.pop();
+                }
+                other => clean.push(other),
+            }
+        }
+        Ok(clean)
+    })
+}
+
 /// Makes paths absolute, for a request.
 pub(crate) fn arguments(paths: &[PathBuf]) -> Result<Vec<PathArg>, CliError> {
     paths

@@ -518,6 +518,8 @@ impl Runner {
             Command::Add { reply, .. } => drop(reply.send(Err(error))),
             Command::Forget { reply, .. } => drop(reply.send(Err(error))),
             Command::Ls { reply, .. } => drop(reply.send(Err(error))),
+            Command::Log { reply, .. } => drop(reply.send(Err(error))),
+            Command::Restore { reply, .. } => drop(reply.send(Err(error))),
             Command::SpaceCreate { reply, .. }
             | Command::SpaceAttach { reply, .. }
             | Command::SpaceDetach { reply, .. } => drop(reply.send(Err(error))),

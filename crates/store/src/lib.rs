@@ -17,4 +17,4 @@ mod written;
 pub use error::{Refusal, StoreError};
 pub use replica::{Committed, Identity, NewSegment, Space, Store, Waiting};
 pub use txn::Txn;
-pub use written::Written;
+pub use written::{Writers, Written};

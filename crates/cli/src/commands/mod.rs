@@ -7,6 +7,7 @@ pub(crate) mod devices;
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod files;
+pub(crate) mod history;
 pub(crate) mod manual;
 pub(crate) mod pair;
 pub(crate) mod service;
@@ -59,6 +60,8 @@ pub(crate) fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Command::Add(args) => wait_for(files::add(context, &args)),
         Command::Forget(args) => wait_for(files::forget(context, &args)),
         Command::Ls(args) => wait_for(files::ls(context, &args)),
+        Command::Log(args) => wait_for(history::log(context, &args)),
+        Command::Restore(args) => wait_for(history::restore(context, &args)),
         Command::Scan(args) => wait_for(files::scan(context, &args)),
         Command::Space(command) => wait_for(spaces::space(context, &command)),
         Command::Pair(args) => pair::pair(context, &args),

@@ -6,6 +6,7 @@ mod conflicts;
 mod content;
 mod contract;
 mod errors;
+mod history;
 mod joining;
 mod network;
 mod pairing;

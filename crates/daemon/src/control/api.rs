@@ -6,6 +6,7 @@
 
 mod conflict;
 mod event;
+mod history;
 mod request;
 mod text;
 
@@ -21,6 +22,10 @@ pub use conflict::{
     EDIT_VERSIONS_MAX, ResolveReport, VersionContent, VersionContents, VersionInfo,
 };
 pub use event::{Event, EventKind, PairEvent};
+pub use history::{
+    Kept, LogReport, LogRequest, RestoreReport, RestoreRequest, Restored, Unrestored, Version,
+    VersionKind,
+};
 pub use request::{
     ConflictRequest, ConflictsRequest, ConnectRequest, DeletesRequest, LsRequest, PairAnswer,
     PairCancelRequest, PairConfirmRequest, PairRequest, PathsRequest, ResolveKeep, ResolveRequest,

@@ -11,8 +11,9 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::api::{
     AddReport, ConflictList, ConnectReport, DeletesReport, DeviceList, DoctorReport, Event,
-    ForgetReport, Listing, PairAnswer, PairEvent, ResolveKeep, ResolveReport, ScanReport,
-    SpaceList, SpaceReport, Status, Stopping, VersionContents, WaitReport,
+    ForgetReport, Listing, LogReport, PairAnswer, PairEvent, ResolveKeep, ResolveReport,
+    RestoreReport, ScanReport, SpaceList, SpaceReport, Status, Stopping, VersionContents,
+    WaitReport,
 };
 
 /// Commands that may wait for the core. People type them; a script that floods
@@ -45,6 +46,26 @@ pub enum DeletesAction {
     Apply,
     /// Bring back what would have been deleted.
     Restore,
+}
+
+/// Which version of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VersionAt {
+    /// What was there at this time: milliseconds since 1970.
+    Time(u64),
+    /// The one whose id begins so.
+    Version(String),
+}
+
+/// What `restore` is to do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RestoreOrder {
+    /// Which version; the one before, or the last one of what was deleted, if left out.
+    pub at: Option<VersionAt>,
+    /// Where to write a plain file instead.
+    pub to: Option<PathBuf>,
+    /// Bring back what was deleted beneath a directory.
+    pub deleted: bool,
 }
 
 /// One request of a client. All paths are absolute and as the user typed them
@@ -80,6 +101,24 @@ pub enum Command {
         limit: usize,
         /// Gets the answer.
         reply: Reply<Listing>,
+    },
+    /// Lists the versions of what stands or stood at a path, after a look at it.
+    Log {
+        /// A path in the worktree of any attached space.
+        path: PathBuf,
+        /// Most versions in the answer.
+        limit: Option<usize>,
+        /// Gets the answer.
+        reply: Reply<LogReport>,
+    },
+    /// Brings a version back; replies once it is on disk or as good as that.
+    Restore {
+        /// A path in the worktree of any attached space.
+        path: PathBuf,
+        /// What to do.
+        order: RestoreOrder,
+        /// Gets the answer.
+        reply: Reply<RestoreReport>,
     },
     /// Founds a space and attaches it here.
     SpaceCreate {

@@ -19,6 +19,7 @@ mod routes;
 
 pub use command::{
     Command, CommandError, CoreHandle, CoreReceiver, DeletesAction, ErrorKind, PairId, Reply,
+    RestoreOrder, VersionAt,
 };
 pub use server::{ServeError, serve};
 pub use socket::{ControlSocket, SocketError};

@@ -18,12 +18,12 @@ use tokio::sync::broadcast;
 use super::api::{
     AddReport, ConflictList, ConflictRequest, ConflictsRequest, ConnectReport, ConnectRequest,
     DaemonInfo, DeletesReport, DeletesRequest, DeviceList, DoctorReport, Done, ErrorBody, Event,
-    EventKind, ForgetReport, LS_LIMIT_MAX, Listing, LsRequest, PairCancelRequest,
-    PairConfirmRequest, PairRequest, PathArg, PathsRequest, ResolveReport, ResolveRequest,
-    ScanReport, SpaceAtRequest, SpaceList, SpaceReport, SpaceRequest, Status, Stopping,
-    VersionContents, WaitReport, WaitRequest,
+    EventKind, ForgetReport, LS_LIMIT_MAX, Listing, LogReport, LogRequest, LsRequest,
+    PairCancelRequest, PairConfirmRequest, PairRequest, PathArg, PathsRequest, ResolveReport,
+    ResolveRequest, RestoreReport, RestoreRequest, ScanReport, SpaceAtRequest, SpaceList,
+    SpaceReport, SpaceRequest, Status, Stopping, VersionContents, WaitReport, WaitRequest,
 };
-use super::command::{Command, CommandError};
+use super::command::{Command, CommandError, RestoreOrder, VersionAt};
 use super::pairing;
 use super::server::App;
 
@@ -45,6 +45,8 @@ fn routes() -> Vec<(&'static str, &'static str, MethodRouter<App>)> {
         ("post", "/v1/add", post(add)),
         ("post", "/v1/forget", post(forget)),
         ("post", "/v1/ls", post(ls)),
+        ("post", "/v1/log", post(log)),
+        ("post", "/v1/restore", post(restore)),
         ("post", "/v1/spaces", post(space_create)),
         ("post", "/v1/spaces/attach", post(space_attach)),
         ("post", "/v1/spaces/detach", post(space_detach)),
@@ -220,6 +222,42 @@ async fn ls(State(app): State<App>, Body(body): Body<LsRequest>) -> Answer<Listi
                 limit,
                 reply,
             })
+            .await,
+    )
+}
+
+async fn log(State(app): State<App>, Body(body): Body<LogRequest>) -> Answer<LogReport> {
+    let (path, limit) = (path(&body.path)?, body.limit);
+    answer(
+        app.core
+            .ask(|reply| Command::Log { path, limit, reply })
+            .await,
+    )
+}
+
+async fn restore(
+    State(app): State<App>,
+    Body(body): Body<RestoreRequest>,
+) -> Answer<RestoreReport> {
+    let at = match (body.at_ms, body.version) {
+        (Some(_), Some(_)) => {
+            return Err(CommandError::usage("a time or a version, not both").into());
+        }
+        (Some(ms), None) => Some(VersionAt::Time(ms)),
+        (None, Some(version)) if version.is_empty() => {
+            return Err(CommandError::usage("the version is empty").into());
+        }
+        (None, version) => version.map(VersionAt::Version),
+    };
+    let order = RestoreOrder {
+        at,
+        to: body.to.as_ref().map(path).transpose()?,
+        deleted: body.deleted,
+    };
+    let path = path(&body.path)?;
+    answer(
+        app.core
+            .ask(|reply| Command::Restore { path, order, reply })
             .await,
     )
 }

@@ -52,6 +52,8 @@ impl Device {
             } => {
                 let _ = reply.send(self.ls(path.as_deref(), after.as_deref(), limit));
             }
+            Command::Log { path, limit, reply } => self.log(&path, limit, reply, now),
+            Command::Restore { path, order, reply } => self.restore(&path, order, reply, now),
             Command::SpaceCreate { name, at, reply } => {
                 let result = self.create_space(&name, &at, now);
                 let _ = reply.send(self.report(result));
@@ -219,7 +221,12 @@ impl Device {
                     .map_or_else(|| dir.clone(), |name| dir.join(name))
             });
         let whole = std::fs::canonicalize(path).ok();
-        for candidate in [Some(direct), resolved, whole].into_iter().flatten() {
+        // What it was in may be gone, too.
+        let left = path.ancestors().find_map(|above| {
+            let rest = path.strip_prefix(above).ok()?;
+            Some(std::fs::canonicalize(above).ok()?.join(rest))
+        });
+        for candidate in [Some(direct), resolved, whole, left].into_iter().flatten() {
             let nearest = roots
                 .iter()
                 .filter_map(|(root, space)| Some((root, space, candidate.strip_prefix(root).ok()?)))

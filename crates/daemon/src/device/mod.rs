@@ -10,6 +10,7 @@ mod commands;
 mod conflicts;
 mod crossing;
 mod dial;
+mod history;
 mod reseal;
 mod sessions;
 mod spaces;

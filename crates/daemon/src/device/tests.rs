@@ -12,7 +12,7 @@ use pacsync_protocol::segment::{Draft, Entry};
 use pacsync_protocol::{
     ContentId, Dep, DeviceId, EpochId, Head, Incarnation, LogId, NodeId, RowId, ShortHash, SpaceId,
 };
-use pacsync_store::content::packs::{DiskFiles, PackStore};
+use pacsync_store::content::packs::{DiskFiles, PackFiles, PackStore};
 use pacsync_store::documents::{Setting, Settings, settings_id};
 use pacsync_store::tree::TreeReader;
 use rand_core::SeedableRng;
@@ -23,6 +23,8 @@ use crate::disk::{Disk, LinuxDisk, RelPath};
 use crate::home::{FoundOptions, Home, enrol_entries, found};
 use crate::net::{CloseCode, ConnId, Discovery, Lane};
 use crate::worktree::{Now, SETTLE_MS, Tracking, VACATED_MS};
+
+mod keeping;
 
 struct Nowhere;
 
@@ -57,6 +59,10 @@ pub(super) struct Founded {
 
 impl Founded {
     pub(super) fn new() -> Self {
+        Self::with_packs(|home| Box::new(DiskFiles::open(&home.packs_path()).expect("opens packs")))
+    }
+
+    fn with_packs(files: impl FnOnce(&Home) -> Box<dyn PackFiles>) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let root = dir.path().join("root");
         std::fs::create_dir(&root).expect("a root");
@@ -74,9 +80,8 @@ impl Founded {
         let store = home
             .open_store(opened.identity.clone(), &mut rng())
             .expect("opens");
-        let files = DiskFiles::open(&home.packs_path()).expect("opens packs");
         let end = store.pack_end().expect("reads");
-        let (packs, _) = PackStore::open(Box::new(files), end).expect("opens packs");
+        let (packs, _) = PackStore::open(files(&home), end).expect("opens packs");
         let parts = Parts {
             store,
             packs,

@@ -10,6 +10,7 @@ use pacsync_store::StoreError;
 
 use super::Device;
 use super::conflicts::Settle;
+use super::history::{LogJob, RestoreJob};
 use crate::control::api::{AddReport, ConnectReport, ScanReport, TextPath, WaitReport};
 use crate::control::{CommandError, Reply};
 use crate::net::{ConnId, ConnectFailure, PeerStanding};
@@ -36,6 +37,8 @@ pub(super) enum Waiter {
         until_ms: u64,
         reply: Reply<ConnectReport>,
     },
+    Log(LogJob),
+    Restore(Box<RestoreJob>),
 }
 
 pub(super) struct Wait {
@@ -59,7 +62,8 @@ impl Waiter {
             Self::Wait(wait) => Some(wait.next_ms.min(wait.deadline_ms.unwrap_or(u64::MAX))),
             Self::Connect { until_ms, .. } => Some(*until_ms),
             Self::Settle(settle) => Some(settle.next_ms),
-            Self::Scan { .. } | Self::Add { .. } => None,
+            Self::Restore(job) => job.next_due(),
+            Self::Scan { .. } | Self::Add { .. } | Self::Log(_) => None,
         }
     }
 
@@ -70,12 +74,15 @@ impl Waiter {
             Self::Wait(wait) => wait.reply.is_closed(),
             Self::Settle(settle) => settle.purpose.is_abandoned(),
             Self::Connect { reply, .. } => reply.is_closed(),
+            Self::Log(job) => job.reply.is_closed(),
+            Self::Restore(job) => job.reply.is_closed(),
         }
     }
 
     fn scans(&self) -> bool {
         match self {
-            Self::Scan { .. } | Self::Add { .. } => true,
+            Self::Scan { .. } | Self::Add { .. } | Self::Log(_) => true,
+            Self::Restore(job) => job.is_scanning(),
             Self::Wait(wait) => !wait.scanned,
             Self::Settle(settle) => !settle.scanned,
             Self::Connect { .. } => false,
@@ -85,9 +92,14 @@ impl Waiter {
 
 impl Device {
     pub(super) fn check_waiters(&mut self, now: Now) -> Result<(), StoreError> {
+        let before = self.waiters.len();
         self.waiters.retain(|waiter| !waiter.is_abandoned());
         if self.waiters.is_empty() {
-            return Ok(());
+            return if before > 0 {
+                self.want_versions(now)
+            } else {
+                Ok(())
+            };
         }
         if self.waiters.iter().any(Waiter::scans) {
             for worktree in self.worktrees.values_mut() {
@@ -100,7 +112,7 @@ impl Device {
                 self.waiters.push(waiter);
             }
         }
-        Ok(())
+        self.want_versions(now)
     }
 
     pub(super) fn all_scanned(&self) -> bool {
@@ -161,6 +173,8 @@ impl Device {
                 }))
             }
             Waiter::Wait(wait) => self.check_wait(wait, now),
+            Waiter::Log(job) => Ok(self.check_log(job)),
+            Waiter::Restore(job) => self.check_restore(job, now),
         }
     }
 

@@ -229,7 +229,7 @@ impl Worktree {
         let dirty = b.dirty;
         let found = b.close();
         if begun.is_empty() && transfers.is_empty() {
-            self.commit_found(found, txn, cx.rng, cx.now, progress)?;
+            self.commit_found(found, txn, cx.packs, cx.rng, cx.now, progress)?;
         } else if dirty {
             txn.commit()?;
         }
@@ -599,6 +599,10 @@ impl Worktree {
                     (Outcome::Put { entry, displaced }, Step::Put(put)) => {
                         index.clear_pending(&node)?;
                         index.put(&put.place.parent, &put.place.name, &entry)?;
+                        if put.kind == Kind::File && super::texts::may_be_kept(put.size) {
+                            index.mark_unkept(&node)?;
+                            self.keeping.later(cx.now);
+                        }
                         if let Some(bytes) = self.arrived.remove(&put.content) {
                             self.arrived_bytes -= bytes.len();
                         }

@@ -13,6 +13,7 @@ use pacsync_store::content::{ScanError, Source, scan_content};
 use pacsync_store::index::{ContentTables, FileIdentity, Index, IndexReader};
 use pacsync_store::{Store, StoreError};
 
+use super::texts::{is_text, may_be_kept};
 use super::{Worktree, file_identity};
 use crate::disk::{Disk, DiskError, DiskFile, RelPath};
 
@@ -36,6 +37,8 @@ pub(super) struct Read {
     pub(super) content: Content,
     pub(super) identity: FileIdentity,
     pub(super) manifest: Option<ManifestTree>,
+    /// The bytes of a text that history keeps.
+    pub(super) text: Option<Vec<u8>>,
 }
 
 struct FileSource<'f>(&'f dyn DiskFile);
@@ -75,26 +78,34 @@ pub(super) fn read(
             content,
             identity: file_identity(&after.identity),
             manifest: None,
+            text: None,
         });
     }
     let file = disk.open(path)?;
     let before = file.stat()?.identity;
     let size = before.size;
-    let (id, inline, manifest) = if size <= INLINE_MAX as u64 {
+    let failed = |e| match e {
+        ScanError::Resized { .. } => ReadError::Changing,
+        ScanError::Read { source, .. } => ReadError::Content(source.to_string()),
+        ScanError::Manifest(e) => ReadError::Content(e.to_string()),
+    };
+    let (id, inline, manifest, text) = if size <= INLINE_MAX as u64 {
         let mut bytes = vec![0; INLINE_MAX + 1];
         let read = file.read_at(0, &mut bytes)?;
         if read as u64 != size {
             return Err(ReadError::Changing);
         }
         bytes.truncate(read);
-        (keys.content_id(&bytes), Some(bytes), None)
+        (keys.content_id(&bytes), Some(bytes), None, None)
+    } else if may_be_kept(size) {
+        // What is kept is what was hashed.
+        let bytes = read_whole(&*file, size)?;
+        let scanned = scan_content(&mut bytes.as_slice(), size, keys).map_err(failed)?;
+        let text = is_text(&bytes).then_some(bytes);
+        (scanned.content_id, None, scanned.manifest, text)
     } else {
-        let scanned = scan_content(&mut FileSource(&*file), size, keys).map_err(|e| match e {
-            ScanError::Resized { .. } => ReadError::Changing,
-            ScanError::Read { source, .. } => ReadError::Content(source.to_string()),
-            ScanError::Manifest(e) => ReadError::Content(e.to_string()),
-        })?;
-        (scanned.content_id, None, scanned.manifest)
+        let scanned = scan_content(&mut FileSource(&*file), size, keys).map_err(failed)?;
+        (scanned.content_id, None, scanned.manifest, None)
     };
     if file.stat()?.identity != before {
         return Err(ReadError::Changing);
@@ -109,7 +120,30 @@ pub(super) fn read(
         content,
         identity: file_identity(&before),
         manifest,
+        text,
     })
+}
+
+/// Reads a file of a known size; a byte more or less is a change.
+fn read_whole(file: &dyn DiskFile, size: u64) -> Result<Vec<u8>, ReadError> {
+    let mut bytes = vec![
+        0;
+        usize::try_from(size)
+            .unwrap_or(usize::MAX)
+            .saturating_add(1)
+    ];
+    let mut done = 0;
+    while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(done as u64, rest)? {
+            0 => break,
+            read => done += read,
+        }
+    }
+    if done as u64 != size {
+        return Err(ReadError::Changing);
+    }
+    bytes.truncate(done);
+    Ok(bytes)
 }
 
 /// Keeps the manifests of a content and where its chunks stand in it.
@@ -189,7 +223,16 @@ impl Contents<'_> {
         {
             return Ok(Some(bytes));
         }
-        self.packed(&ObjectId::Chunk(*chunk))
+        if let Some(bytes) = self.packed(&ObjectId::Chunk(*chunk))? {
+            return Ok(Some(bytes));
+        }
+        let wholes = hint.map(|(content, offset)| (*content, offset));
+        for (content, offset) in wholes.into_iter().chain(self.tables.chunk(chunk)?) {
+            if let Some(bytes) = self.chunk_of_text(chunk, len, &content, offset)? {
+                return Ok(Some(bytes));
+            }
+        }
+        Ok(None)
     }
 
     fn chunk_at(
@@ -222,8 +265,31 @@ impl Contents<'_> {
         let Some(at) = self.tables.packed(object.as_bytes())? else {
             return Ok(None);
         };
+        let find = |object: &ObjectId| self.tables.packed(object.as_bytes()).ok().flatten();
+        let found = self.packs.get_version(&at, object, self.keys, &find);
         // A damaged record is as good as none: another replica may have the content.
-        Ok(self.packs.get(&at, object, self.keys).ok())
+        if let Err(error) = &found {
+            tracing::warn!(%object, %error, "a version cannot be read");
+        }
+        Ok(found.ok())
+    }
+
+    /// A chunk of a text that a pack holds as a whole.
+    fn chunk_of_text(
+        &self,
+        chunk: &ChunkId,
+        len: u32,
+        content: &ContentId,
+        offset: u64,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(bytes) = self.packed(&ObjectId::Content(*content))? else {
+            return Ok(None);
+        };
+        let part = usize::try_from(offset)
+            .ok()
+            .and_then(|offset| bytes.get(offset..)?.get(..len as usize));
+        let part = part.filter(|part| self.keys.chunk_id(part) == *chunk);
+        Ok(part.map(<[u8]>::to_vec))
     }
 }
 

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pacsync_protocol::NodeId;
 use pacsync_protocol::content::{ObjectId, PieceSource, SMALL_MAX, Walk};
 use pacsync_protocol::row::{Keys, Kind, Row};
+use pacsync_protocol::{NodeId, RowId};
 use pacsync_store::index::{ContentTables, FileIdentity, NoteKind};
 use pacsync_store::{Store, StoreError};
 
@@ -13,6 +13,7 @@ use super::apply::{SYNC_EACH_MAX, trash_dir};
 use super::content::{Read, read};
 use super::notes::{Displaced, PathRecord};
 use super::scan::Batch;
+use super::texts::{Keeper, kept_before};
 use super::{Context, DISPLACED_MS, Progress, Worktree, file_identity};
 use crate::disk::{DiskError, FileKind, RelPath};
 
@@ -165,7 +166,7 @@ impl Worktree {
                 }
             }
             let found = b.close();
-            self.commit_found(found, txn, cx.rng, cx.now, progress)?;
+            self.commit_found(found, txn, cx.packs, cx.rng, cx.now, progress)?;
         }
         let mut gone = vec![];
         for (number, record, identity) in settled {
@@ -266,13 +267,15 @@ impl Worktree {
             Ok(_) => return Ok(Kept::Nothing),
             Err(error) => return Err(StoreError::Packs(error.to_string())),
         };
-        let Ok(found) = read(&*self.disk, &temp, kind, &self.keys) else {
+        let Ok(mut found) = read(&*self.disk, &temp, kind, &self.keys) else {
             return Err(StoreError::Packs("it cannot be read".into()));
         };
         let is_edit = record.old.content != Some(found.content.id);
         if found.content.inline.is_none() && kind == Kind::File {
-            self.pack_file(cx, &temp, &found)?;
+            self.pack_file(cx, &temp, &found, record.old.row.as_ref())?;
         }
+        // Many of them may wait for their rows.
+        found.text = None;
         Ok(if is_edit {
             Kept::Edit(Box::new(found))
         } else {
@@ -315,14 +318,20 @@ impl Worktree {
         Err(StoreError::Packs(why))
     }
 
-    fn pack_file(
+    pub(super) fn pack_file(
         &mut self,
         cx: &mut Context<'_>,
         path: &RelPath,
         found: &Read,
+        row: Option<&RowId>,
     ) -> Result<(), StoreError> {
         let packs = |e: pacsync_store::content::packs::PackError| StoreError::Packs(e.to_string());
         let content = found.content.id;
+        if let Some(text) = &found.text {
+            self.pack_text(cx, found, text, row)?;
+            self.has_come(&content);
+            return Ok(());
+        }
         let mut placed = vec![];
         {
             let tx = cx.store.read()?;
@@ -382,6 +391,44 @@ impl Worktree {
         }
         txn.commit()?;
         self.has_come(&content);
+        Ok(())
+    }
+
+    /// A text is kept whole, against the version before it, and also where another file has it now:
+    /// that may be edited at any time.
+    fn pack_text(
+        &mut self,
+        cx: &mut Context<'_>,
+        found: &super::content::Read,
+        text: &[u8],
+        row: Option<&RowId>,
+    ) -> Result<(), StoreError> {
+        let packs = |e: pacsync_store::content::packs::PackError| StoreError::Packs(e.to_string());
+        let placed = {
+            let tx = cx.store.read()?;
+            let tables = pacsync_store::index::IndexReader::new(&tx, self.no).contents()?;
+            let tree = pacsync_store::tree::TreeReader::open(&tx, self.no)?;
+            let before = kept_before(&tree, &tables, row)?;
+            let mut keeper = Keeper::new(self.space, &self.keys, &tables, cx.packs);
+            let kept = keeper.keep(&found.content.id, text, before.as_ref());
+            kept.and_then(|()| keeper.finish()).map_err(packs)?
+        };
+        let Some((placed, end)) = placed else {
+            return Ok(());
+        };
+        let txn = cx.store.begin()?;
+        txn.set_pack_end(end)?;
+        {
+            let mut index = txn.index(self.no)?;
+            for (object, at) in placed {
+                index.put_packed(object.as_bytes(), &at)?;
+            }
+            if let Some(tree) = &found.manifest {
+                let content = found.content.id;
+                super::content::keep_manifest(&mut index, &self.keys, &content, tree)?;
+            }
+        }
+        txn.commit()?;
         Ok(())
     }
 }

@@ -6,6 +6,7 @@
 //! name: manifests are a peer's word. They hold nothing up.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
 
 use pacsync_protocol::content::{ContentHasher, ObjectId, Piece, PieceSource, SMALL_MAX, Walk};
 use pacsync_protocol::row::{Content, INLINE_MAX, Kind};
@@ -155,7 +156,7 @@ impl Worktree {
                 tables: &tables,
                 path_of: &path,
             };
-            if is_here(&contents, content)? {
+            if is_kept(&contents, content)? {
                 continue;
             }
             let full = content.size > SMALL_MAX && self.transfers.kept.is_full();
@@ -218,19 +219,6 @@ impl Worktree {
         }
     }
 
-    /// Whether a content can be read on this device.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn has_content(
-        &self,
-        store: &Store,
-        packs: &PackStore,
-        content: &Content,
-    ) -> Result<bool, StoreError> {
-        self.with_contents(store, packs, |contents| is_here(contents, content))
-    }
-
     /// Asks for a content that the user wants, whatever its size.
     ///
     /// # Errors
@@ -241,7 +229,7 @@ impl Worktree {
         packs: &PackStore,
         content: &Content,
     ) -> Result<Wished, StoreError> {
-        if self.has_content(store, packs, content)? {
+        if self.can_read(store, packs, content)? {
             return Ok(Wished::Here);
         }
         if !self.is_fetching(&content.id) {
@@ -257,7 +245,7 @@ impl Worktree {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn read_content(
+    pub fn read_bytes(
         &self,
         store: &Store,
         packs: &PackStore,
@@ -267,42 +255,19 @@ impl Worktree {
         if content.size > max {
             return Ok(None);
         }
-        if let Some(bytes) = &content.inline {
-            return Ok(Some(bytes.clone()));
-        }
-        let bytes = self.with_contents(store, packs, |contents| {
-            if content.size <= SMALL_MAX {
-                return contents.small(&content.id);
+        let mut bytes = vec![];
+        let whole = self.read_content(store, packs, content, &mut |part| {
+            bytes.extend_from_slice(part);
+            if bytes.len() as u64 > max {
+                return Err(io::Error::other("longer than its row says"));
             }
-            let Some(pieces) = pieces_of(contents, &content.id)? else {
-                return Ok(None);
-            };
-            let mut bytes = vec![];
-            for piece in pieces {
-                match piece.source {
-                    PieceSource::Chunk(id) => {
-                        let len = u32::try_from(piece.len).unwrap_or(u32::MAX);
-                        let hint = Some((&content.id, piece.offset));
-                        let Some(chunk) = contents.chunk(&id, len, hint)? else {
-                            return Ok(None);
-                        };
-                        bytes.extend(chunk);
-                    }
-                    PieceSource::Hole => {
-                        let end = piece.offset.saturating_add(piece.len).min(max);
-                        bytes.resize(usize::try_from(end).unwrap_or(bytes.len()), 0);
-                    }
-                }
-                if bytes.len() as u64 > max {
-                    return Ok(None);
-                }
-            }
-            Ok(Some(bytes))
+            Ok(())
         })?;
+        let bytes = matches!(whole, Ok(true)).then_some(bytes);
         Ok(bytes.filter(|bytes| self.keys.content_id(bytes) == content.id))
     }
 
-    fn with_contents<T>(
+    pub(super) fn with_contents<T>(
         &self,
         store: &Store,
         packs: &PackStore,
@@ -596,15 +561,18 @@ enum Checked {
     Later(VecDeque<Piece>, ContentHasher),
 }
 
-/// Whether a content can be read here without asking anybody.
-fn is_here(contents: &Contents<'_>, content: &Content) -> Result<bool, StoreError> {
+/// Whether a content stands here without the help of the chunks of other files, and can be read if
+/// it is small.
+fn is_kept(contents: &Contents<'_>, content: &Content) -> Result<bool, StoreError> {
     if content.inline.is_some() {
         return Ok(true);
     }
     if content.size <= SMALL_MAX {
         return Ok(contents.small(&content.id)?.is_some());
     }
-    if !contents.tables.sources(&content.id)?.is_empty() {
+    if !contents.tables.sources(&content.id)?.is_empty()
+        || contents.tables.packed(content.id.as_bytes())?.is_some()
+    {
         return Ok(true);
     }
     let Some(pieces) = pieces_of(contents, &content.id)? else {

@@ -10,6 +10,7 @@ mod content;
 mod displaced;
 mod exact;
 mod faults;
+mod history;
 mod ignore;
 mod keep;
 mod lacks;
@@ -19,6 +20,7 @@ mod queue;
 mod recover;
 mod scan;
 mod settle;
+mod texts;
 mod tracking;
 mod transfer;
 
@@ -37,6 +39,7 @@ use crate::disk::{Disk, DiskError, FileKind, FsEvent, Identity, Probe, RelPath};
 
 pub use breaker::Held;
 pub use content::read_for_peer;
+pub use history::{Did, Lost, Past, Version};
 use ignore::Ignores;
 pub use keep::Wished;
 use queue::Queue;
@@ -191,6 +194,9 @@ pub struct Worktree {
     check_root_at: u64,
     /// When the versions of all conflicts are looked at again.
     losers_at: u64,
+    keeping: texts::Keeping,
+    /// Contents that history asked for.
+    wanted_versions: BTreeSet<ContentId>,
 }
 
 #[derive(Debug, Clone)]
@@ -390,6 +396,8 @@ impl Worktree {
         let verify = (self.phase == Phase::Live).then_some(self.verify_at);
         let stalled = self.stalled.values().copied().min();
         let displaced = self.displaced.next_due();
+        let is_live = self.phase == Phase::Live && self.scanned_once;
+        let keeping = self.keeping.next_due().filter(|_| is_live);
         let root = self.root_trouble.is_some().then_some(self.check_root_at);
         if self.root_trouble.is_some() {
             return root;
@@ -401,6 +409,7 @@ impl Worktree {
             stalled,
             displaced,
             verify,
+            keeping,
         ]
         .into_iter()
         .flatten()
@@ -452,6 +461,9 @@ impl Worktree {
             self.keep_step(cx)?;
         }
         self.displaced_step(cx, &mut progress)?;
+        if self.phase == Phase::Live && self.scanned_once {
+            self.keep_texts_step(cx)?;
+        }
         progress.more = self.is_busy(cx.now);
         Ok(progress)
     }

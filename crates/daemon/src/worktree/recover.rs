@@ -153,6 +153,8 @@ impl Worktree {
             scanned_once: false,
             check_root_at: 0,
             losers_at: 0,
+            keeping: super::texts::Keeping::resumed(cx.now),
+            wanted_versions: Default::default(),
         };
         for (number, bytes) in displaced {
             let record: Displaced =
@@ -480,6 +482,7 @@ impl Worktree {
             .transfers
             .contents()
             .filter(|content| !self.waiting.contains_key(*content))
+            .filter(|content| !self.wanted_versions.contains(*content))
             .copied()
             .collect();
         if idle.is_empty() || !self.stalled.is_empty() {

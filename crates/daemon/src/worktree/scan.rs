@@ -10,6 +10,7 @@ use pacsync_protocol::crypto::{Entropy, random};
 use pacsync_protocol::row::{At, Keys, Kind, Life, Name, Row};
 use pacsync_protocol::segment::Entry as LogEntry;
 use pacsync_protocol::{NodeId, RowId, Stamp};
+use pacsync_store::content::packs::PackStore;
 use pacsync_store::index::{Entry, Index};
 use pacsync_store::tree::TreeTables;
 use pacsync_store::{StoreError, Txn};
@@ -17,6 +18,7 @@ use pacsync_store::{StoreError, Txn};
 use super::content::{Read, ReadError};
 use super::queue::Depth;
 use super::settle::SETTLED;
+use super::texts::Kept;
 use super::{Class, Context, Now, Phase, Progress, SETTLE_MS, VACATED_MS, Worktree};
 use super::{file_identity, forget_tree, is_reserved, is_transfer_temp};
 use crate::disk::{DirEntry, FileKind, RelPath, Stat};
@@ -27,6 +29,8 @@ const ROWS_MAX: usize = 2_000;
 const ENTRIES_MAX: usize = 10_000;
 /// Most bytes read in one step; one file may exceed it.
 const BYTES_MAX: u64 = 64 << 20;
+/// Most bytes of versions that one step holds in memory until it keeps them.
+const KEPT_BYTES_MAX: usize = 8 << 20;
 
 /// A directory whose entries are being taken.
 #[derive(Debug)]
@@ -64,6 +68,8 @@ pub(super) struct Batch<'t> {
     pub(super) marks: Vec<NodeId>,
     /// Nodes that are not where the tree has them any more, by rows of this batch.
     pub(super) left: BTreeSet<NodeId>,
+    kept: Vec<Kept>,
+    kept_bytes: usize,
 }
 
 impl<'t> Batch<'t> {
@@ -84,7 +90,15 @@ impl<'t> Batch<'t> {
             now,
             marks: vec![],
             left: BTreeSet::new(),
+            kept: vec![],
+            kept_bytes: 0,
         })
+    }
+
+    /// Keeps a version for ever, with the rows.
+    pub(super) fn keep(&mut self, kept: Kept) {
+        self.kept_bytes += kept.len();
+        self.kept.push(kept);
     }
 
     pub(super) fn write(&mut self, row: &Row) -> RowId {
@@ -120,6 +134,7 @@ impl<'t> Batch<'t> {
 pub(super) struct Found {
     rows: Vec<LogEntry>,
     marks: Vec<NodeId>,
+    kept: Vec<Kept>,
     dirty: bool,
     lasting: bool,
 }
@@ -135,6 +150,7 @@ impl Batch<'_> {
         Found {
             rows: self.rows,
             marks: self.marks,
+            kept: self.kept,
             dirty: self.dirty,
             lasting: self.lasting,
         }
@@ -154,7 +170,11 @@ impl Worktree {
         let txn = cx.store.begin()?;
         let mut looked = 0;
         let mut batch = Batch::open(&txn, self.no, stamp, cx.now)?;
-        while looked < ENTRIES_MAX && batch.rows.len() < ROWS_MAX && batch.bytes < BYTES_MAX {
+        while looked < ENTRIES_MAX
+            && batch.rows.len() < ROWS_MAX
+            && batch.bytes < BYTES_MAX
+            && batch.kept_bytes < KEPT_BYTES_MAX
+        {
             looked += 1;
             if let Some(walk) = self.walks.last_mut() {
                 match walk.entries.pop_front() {
@@ -179,7 +199,7 @@ impl Worktree {
             }
         }
         let found = batch.close();
-        self.commit_found(found, txn, cx.rng, cx.now, progress)
+        self.commit_found(found, txn, cx.packs, cx.rng, cx.now, progress)
     }
 
     /// Writes what a batch found and makes it durable.
@@ -187,6 +207,7 @@ impl Worktree {
         &mut self,
         found: Found,
         mut txn: Txn<'_>,
+        packs: &mut PackStore,
         rng: &mut dyn Entropy,
         now: Now,
         progress: &mut Progress,
@@ -205,6 +226,8 @@ impl Worktree {
                 txn.commit_lazily()?;
             }
         } else {
+            // Durable before the commit that writes the rows.
+            self.put_kept(&txn, packs, found.kept, now)?;
             txn.append(&self.space, found.rows, now.ms, rng)?;
             let committed = txn.commit()?;
             self.mark(committed.changed.iter().map(|(_, node)| *node));
@@ -571,7 +594,7 @@ impl Worktree {
                 known.identity = read.identity;
                 known.recorded_ns = b.now.ns;
             }
-            Some(read) => {
+            Some(mut read) => {
                 let node = b.tree.representative(&known.node)?;
                 let past = b.tree.past_for_edit(&node, known.row.as_ref())?;
                 if past.is_empty() {
@@ -583,6 +606,7 @@ impl Worktree {
                 };
                 known.row = Some(b.write(&Row::new(node, past, keys)));
                 known.node = node;
+                self.keep_edit(b, node, &mut read, known.content);
                 known.content = Some(read.content.id);
                 known.identity = read.identity;
                 known.recorded_ns = b.now.ns;
@@ -780,8 +804,9 @@ impl Worktree {
                 Met::Bound(read, own)
             }
             // Its birth brought no content: what stands here is its first.
-            (None, Some(read)) => {
+            (None, Some(mut read)) => {
                 let own = self.write_content(b, node, &read)?;
+                self.keep_birth(b, node, &mut read)?;
                 Met::Bound(read, own)
             }
         };
@@ -866,7 +891,7 @@ impl Worktree {
         name: &Name,
         stat: &Stat,
         kind: Kind,
-        read: Option<Read>,
+        mut read: Option<Read>,
     ) -> Result<(NodeId, RowId), StoreError> {
         let node = NodeId::from_bytes(random(rng));
         let dir = b.tree.representative(&parent)?;
@@ -891,8 +916,9 @@ impl Worktree {
             recorded_ns: b.now.ns,
         };
         b.put(&parent, name.as_bytes(), &entry)?;
-        if let Some(read) = &read {
+        if let Some(read) = &mut read {
             self.keep_manifest(b, read)?;
+            self.keep_birth(b, node, read)?;
         }
         if kind == Kind::Dir {
             self.begin_walk(b, path, node, Depth::Deep)?;

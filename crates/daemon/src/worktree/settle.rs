@@ -268,7 +268,7 @@ impl Worktree {
             }
         }
         let found = batch.close();
-        self.commit_found(found, txn, cx.rng, cx.now, progress)
+        self.commit_found(found, txn, cx.packs, cx.rng, cx.now, progress)
     }
 
     /// What is gone from this disk waits for the user, with all that was beneath it.

@@ -226,6 +226,11 @@ impl Transfers {
         self.big.is_empty()
     }
 
+    /// Grows whenever a peer may be asked for something else.
+    pub(super) fn news(&self) -> u64 {
+        self.news
+    }
+
     /// Another content is waited for.
     pub(super) fn more_is_wanted(&mut self) {
         self.news += 1;

@@ -52,6 +52,8 @@ const PACKED: Bytes = TableDefinition::new("packed");
 const JOINED: Bytes = TableDefinition::new("set_aside");
 /// (space, node) → why its delete waits, and its path.
 const HELD: Bytes = TableDefinition::new("held");
+/// Space, node: files whose content history has yet to keep.
+const UNKEPT: Bytes = TableDefinition::new("unkept");
 
 pub(crate) fn make_tables(tx: &WriteTransaction) -> Result<(), StoreError> {
     tx.open_table(ATTACHED)?;
@@ -68,6 +70,7 @@ pub(crate) fn make_tables(tx: &WriteTransaction) -> Result<(), StoreError> {
         PACKED,
         JOINED,
         HELD,
+        UNKEPT,
     ] {
         tx.open_table(table)?;
     }
@@ -222,7 +225,7 @@ impl<'t> Index<'t> {
         let prefix = self.space.to_be_bytes();
         let end = after(&prefix);
         for table in [
-            ENTRIES, LOCATIONS, INODES, SOURCES, PENDING, TRANSFERS, JOINED, HELD,
+            ENTRIES, LOCATIONS, INODES, SOURCES, PENDING, TRANSFERS, JOINED, HELD, UNKEPT,
         ] {
             self.table(table)?
                 .retain_in::<&[u8], _>(prefix.as_slice()..end.as_slice(), |_, _| false)?;

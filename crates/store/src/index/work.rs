@@ -3,7 +3,9 @@
 use pacsync_protocol::{ContentId, NodeId};
 use redb::{ReadableTable, TableDefinition};
 
-use super::{DISPLACED, HELD, INTENTS, Index, JOINED, PENDING, Readable, TRANSFERS, after, key};
+use super::{
+    DISPLACED, HELD, INTENTS, Index, JOINED, PENDING, Readable, TRANSFERS, UNKEPT, after, key,
+};
 use crate::error::StoreError;
 
 /// The two kinds of durable notes of the worktree engine.
@@ -132,6 +134,34 @@ impl Index<'_> {
     /// [`StoreError`].
     pub fn pending(&self, from: Option<&NodeId>, limit: usize) -> Result<Vec<NodeId>, StoreError> {
         pending_in(&self.table(PENDING)?, self.space, from, limit)
+    }
+
+    /// Notes that history has yet to keep the content of a node's file.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn mark_unkept(&mut self, node: &NodeId) -> Result<(), StoreError> {
+        let key = key(self.space, &[node.as_bytes()]);
+        self.table(UNKEPT)?.insert(key.as_slice(), &[][..])?;
+        Ok(())
+    }
+
+    /// Takes that note away.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn clear_unkept(&mut self, node: &NodeId) -> Result<(), StoreError> {
+        let key = key(self.space, &[node.as_bytes()]);
+        self.table(UNKEPT)?.remove(key.as_slice())?;
+        Ok(())
+    }
+
+    /// Up to `limit` nodes with that note.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn unkept(&self, limit: usize) -> Result<Vec<NodeId>, StoreError> {
+        pending_in(&self.table(UNKEPT)?, self.space, None, limit)
     }
 
     /// Keeps a record and returns its number.

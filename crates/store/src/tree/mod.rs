@@ -47,6 +47,7 @@ mod ancestry;
 mod clash;
 mod group;
 mod keys;
+mod past;
 mod pending;
 mod query;
 mod record;
@@ -64,6 +65,7 @@ mod tests;
 use pacsync_protocol::row::{Content, Kind, Name, Row};
 use pacsync_protocol::{NodeId, RowId};
 
+pub use past::{Buried, PastRow};
 pub use tables::{
     Backend, Entries, ReadTables, Tree, TreeReader, TreeTables, WriteTables, make_tables,
 };

@@ -201,6 +201,19 @@ fn carriers_in(
 }
 
 impl TreeReader {
+    /// Every node of the space and what the table says about it.
+    pub(super) fn slots(&self) -> Result<Entries<'_, (NodeId, Slot)>, TreeError> {
+        let first = nodes_key(self.space, &NodeId::from_bytes([0; 16]));
+        let last = nodes_key(self.space, &NodeId::from_bytes([0xff; 16]));
+        let range = self.b.nodes.range::<&[u8; 20]>(&first..=&last)?;
+        Ok(Box::new(range.map(|entry| {
+            let (key, value) = entry?;
+            let node = key.value().get(4..).and_then(NodeId::from_slice);
+            let node = node.ok_or(TreeError::Damaged("a node's key"))?;
+            Ok((node, Slot::decode(value.value())?))
+        })))
+    }
+
     /// Opens the tree of a space.
     ///
     /// # Errors

@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::control::api::{
     Check, CheckResult, ConflictedPath, ContentPlace, DeviceInfo, DeviceRef, Differs, Entry,
-    EntryKind, HeldDeletes, HeldDirection, NeedsUser, Notice, PairEvent, PeerStatus, Problem,
-    SpaceState, SpaceStatus, TextPath, TextRoot, Tracked, Transfer, VersionContent, VersionInfo,
+    EntryKind, HeldDeletes, HeldDirection, Kept, NeedsUser, Notice, PairEvent, PeerStatus, Problem,
+    Restored, SpaceState, SpaceStatus, TextPath, TextRoot, Tracked, Transfer, Unrestored, Version,
+    VersionContent, VersionInfo, VersionKind,
 };
 use crate::control::{ControlSocket, CoreHandle, CoreReceiver, serve};
 use pacsync_protocol::grant::Role;
@@ -157,6 +158,45 @@ fn answer_with_sample(command: Command) {
                     conflict: false,
                 }],
                 more: false,
+            }))
+            .is_ok(),
+        Command::Log { path, reply, .. } => reply
+            .send(Ok(LogReport {
+                space: "home".into(),
+                path: TextPath::from_path(&path),
+                deleted: true,
+                versions: vec![Version {
+                    version: "v".into(),
+                    id: "v1".into(),
+                    what: VersionKind::Restored,
+                    kind: EntryKind::File,
+                    time_ms: Some(1),
+                    device: Some(device()),
+                    size: Some(2),
+                    name: Some(text("a")),
+                    shown: false,
+                    kept: Some(Kept::Elsewhere),
+                    devices: vec![device()],
+                }],
+                more: true,
+            }))
+            .is_ok(),
+        Command::Restore { order, reply, .. } => reply
+            .send(Ok(RestoreReport {
+                space: "home".into(),
+                restored: vec![Restored {
+                    path: text("a"),
+                    kind: EntryKind::File,
+                    version: Some("v".into()),
+                    size: Some(2),
+                    on_disk: true,
+                }],
+                missing: vec![Unrestored {
+                    path: text("b"),
+                    version: "w".into(),
+                    devices: vec![device()],
+                }],
+                to: order.to.as_deref().map(TextPath::from_path),
             }))
             .is_ok(),
         Command::SpaceCreate { reply, .. }
@@ -489,6 +529,8 @@ async fn every_answer_is_as_described() {
             "/v1/connect" => r#"{"address":"h:1"}"#,
             "/v1/conflicts/contents" => r#"{"path":"/a"}"#,
             "/v1/resolve" => r#"{"path":"/a","keep":{"edited":{"bytes":"AP8=","seen":["x"]}}}"#,
+            "/v1/log" => r#"{"path":"/a","limit":3}"#,
+            "/v1/restore" => r#"{"path":"/a","version":"abcd","to":"/b"}"#,
             "/v1/pair/confirm" => r#"{"pair":1,"answer":"accept"}"#,
             "/v1/pair/cancel" => r#"{"pair":1}"#,
             _ => "",

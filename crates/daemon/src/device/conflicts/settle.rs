@@ -275,7 +275,7 @@ impl Device {
             let id = candidate.id(&standing.candidates);
             if settle.asked.contains(&content.id)
                 && !worktree.is_fetching(&content.id)
-                && !worktree.has_content(&self.store, &self.packs, content)?
+                && !worktree.can_read(&self.store, &self.packs, content)?
             {
                 let what = format!("version {id} could not be kept on this device");
                 let hint = "make room on the disk of the daemon's home";
@@ -498,7 +498,7 @@ impl Device {
             return Ok(Ok(Stage::Waits));
         };
         let read =
-            |content: &Content| worktree.read_content(&self.store, &self.packs, content, EDIT_MAX);
+            |content: &Content| worktree.read_bytes(&self.store, &self.packs, content, EDIT_MAX);
         let mut contents = vec![];
         for candidate in &standing.candidates {
             let Some(content) = &candidate.content else {

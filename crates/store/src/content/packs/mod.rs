@@ -10,6 +10,7 @@
 mod files;
 mod memory;
 mod record;
+mod versions;
 mod walk;
 
 use std::io;
@@ -20,6 +21,7 @@ use pacsync_protocol::content::{IdKeys, ObjectId};
 pub use files::{DiskFiles, PackFiles};
 pub use memory::{MemoryFiles, Operation};
 pub use record::OBJECT_MAX;
+pub use versions::FindObject;
 pub use walk::{PackEntry, Records};
 
 use record::{HEADER_LEN, Header};
@@ -50,6 +52,20 @@ pub enum PackError {
         pack: u32,
         /// Where.
         offset: u64,
+    },
+    /// What the object is a delta against cannot be read.
+    #[error("the version {base} that it rests on cannot be read: {why}")]
+    Base {
+        /// The one at fault.
+        base: ObjectId,
+        /// What is wrong with it.
+        why: Box<PackError>,
+    },
+    /// The index knows no place of it.
+    #[error("no pack is known to hold {object}")]
+    Missing {
+        /// What was sought.
+        object: ObjectId,
     },
     /// A later version of pacsync wrote the record.
     #[error("pack {pack} has a record of version {found} at byte {offset}: an update is needed")]
@@ -139,6 +155,7 @@ pub struct PackStore {
     dir_unsynced: bool,
     /// A sync between two packs failed, which the batch's own sync has to report.
     lost: bool,
+    recent: versions::Recent,
 }
 
 impl std::fmt::Debug for PackStore {
@@ -227,6 +244,7 @@ impl PackStore {
             ragged: false,
             dir_unsynced: pack > 0,
             lost: false,
+            recent: versions::Recent::default(),
         };
         if !sealed && offset < len {
             report.torn = len - offset;
@@ -257,10 +275,19 @@ impl PackStore {
         if object.len() > OBJECT_MAX {
             return Err(PackError::TooLarge { len: object.len() });
         }
+        self.begin_record()?;
+        record::write(&mut self.record, &mut self.compressor, space, id, object);
+        self.append_record()
+    }
+
+    fn begin_record(&self) -> Result<(), PackError> {
         if self.lost {
             return Err(PackError::BatchLost);
         }
-        record::write(&mut self.record, &mut self.compressor, space, id, object);
+        Ok(())
+    }
+
+    fn append_record(&mut self) -> Result<PackRef, PackError> {
         let len = self.record.len() as u64;
         let full = self.end.offset > 0 && self.end.offset.saturating_add(len) > self.pack_max;
         if self.end.pack == 0 || self.sealed || full {
@@ -309,27 +336,35 @@ impl PackStore {
         Ok(self.end)
     }
 
-    /// Reads an object and checks it against its id.
+    /// Reads an object that rests on no other and checks it against its id.
     ///
     /// # Errors
     /// [`PackError::Corrupt`] if it is not there or not what it was; [`PackError::Io`].
     pub fn get(&self, at: &PackRef, id: &ObjectId, keys: &IdKeys) -> Result<Vec<u8>, PackError> {
-        let corrupt = PackError::Corrupt {
-            pack: at.pack,
-            offset: at.offset,
-        };
-        let len = at.len as usize;
-        if !(HEADER_LEN..=HEADER_LEN + OBJECT_MAX).contains(&len) {
-            return Err(corrupt);
-        }
-        let mut record = vec![0; len];
-        let read = read_up_to(&*self.files, at.pack, at.offset, &mut record)?;
-        record.truncate(read);
+        let record = self.bytes_at(at)?;
         Header::parse(&record)
             .filter(|header| header.id == *id)
             .and_then(|header| header.object(record))
             .filter(|object| keys.names(id, object))
-            .ok_or(corrupt)
+            .ok_or(PackError::Corrupt {
+                pack: at.pack,
+                offset: at.offset,
+            })
+    }
+
+    /// The bytes of a record, fewer if the pack ends before.
+    fn bytes_at(&self, at: &PackRef) -> Result<Vec<u8>, PackError> {
+        let len = at.len as usize;
+        if !(HEADER_LEN..=HEADER_LEN + OBJECT_MAX).contains(&len) {
+            return Err(PackError::Corrupt {
+                pack: at.pack,
+                offset: at.offset,
+            });
+        }
+        let mut record = vec![0; len];
+        let read = read_up_to(&*self.files, at.pack, at.offset, &mut record)?;
+        record.truncate(read);
+        Ok(record)
     }
 
     /// Every record from `from` on, in the order of writing: with the default everything, to

@@ -2,9 +2,9 @@
 //!
 //! | offset | bytes | field |
 //! | --- | --- | --- |
-//! | 0 | 4 | magic `pck1`; the digit is the version |
+//! | 0 | 4 | magic `pck1`, or `pck2` for encoding 2; the digit is the version |
 //! | 4 | 1 | kind of object |
-//! | 5 | 1 | encoding: 0 as it is, 1 zstd |
+//! | 5 | 1 | encoding: 0 as it is, 1 zstd, 2 zstd with another content as prefix |
 //! | 6 | 2 | zero |
 //! | 8 | 16 | space |
 //! | 24 | 32 | id of the object |
@@ -12,14 +12,22 @@
 //! | 60 | 4 | length of the body, little-endian |
 //! | 64 | 16 | first half of a hash over bytes 0 to 63 and the body |
 //! | 80 | | body |
+//!
+//! Body of encoding 2: content id of the prefix 32, step in its chain 2 little-endian, zstd frame.
 
-use pacsync_protocol::SpaceId;
 use pacsync_protocol::content::{CHUNK_MAX, ObjectId};
 use pacsync_protocol::crypto;
+use pacsync_protocol::{ContentId, SpaceId};
 
 /// Domain of a record's checksum.
 const CHECKSUM: &str = "pacsync v1 pack record";
-pub(super) const MAGIC: [u8; 4] = *b"pck1";
+/// What the versions of the magic have in common.
+pub(super) const MAGIC: [u8; 3] = *b"pck";
+const VERSION_PLAIN: u8 = b'1';
+/// A reader of version 1 says that it needs an update, and not that it sees damage.
+const VERSION_DELTA: u8 = b'2';
+/// Bytes of a delta's body before its frame.
+const DELTA_HEAD: usize = 34;
 pub(super) const HEADER_LEN: usize = 80;
 const COVERED: usize = 64;
 /// Longest object in a pack. Bytes.
@@ -31,6 +39,21 @@ const COMPRESS_MIN: usize = 64;
 pub(super) enum Encoding {
     Raw,
     Zstd,
+    Delta,
+}
+
+/// What a delta rests on, and the rest of its body.
+pub(super) struct Delta<'r> {
+    pub(super) base: ContentId,
+    /// Its own step: 1 or more.
+    pub(super) step: u16,
+    pub(super) frame: &'r [u8],
+}
+
+/// Says whether bytes begin like a record of a version that this one reads.
+pub(super) fn begins(four: &[u8]) -> bool {
+    four.strip_prefix(&MAGIC)
+        .is_some_and(|rest| matches!(rest.first(), Some(&VERSION_PLAIN | &VERSION_DELTA)))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,12 +82,14 @@ impl Header {
         let (checksum, _) = rest.split_first_chunk::<16>()?;
         let size = usize::try_from(u32::from_le_bytes(*size)).ok()?;
         let stored = usize::try_from(u32::from_le_bytes(*stored)).ok()?;
-        let encoding = match encoding {
-            0 if stored == size => Encoding::Raw,
-            1 if stored < size => Encoding::Zstd,
+        let version = *magic.strip_prefix(&MAGIC)?.first()?;
+        let encoding = match (version, encoding) {
+            (VERSION_PLAIN, 0) if stored == size => Encoding::Raw,
+            (VERSION_PLAIN, 1) if stored < size => Encoding::Zstd,
+            (VERSION_DELTA, 2) if (DELTA_HEAD..size).contains(&stored) => Encoding::Delta,
             _ => return None,
         };
-        (*magic == MAGIC && size <= OBJECT_MAX).then_some(())?;
+        (size <= OBJECT_MAX).then_some(())?;
         Some(Self {
             space: SpaceId::from_bytes(*space),
             id: ObjectId::from_parts(*kind, *id)?,
@@ -90,7 +115,22 @@ impl Header {
         }
     }
 
-    /// The object, from the body; `None` if it does not decode to the stated length.
+    /// What a delta rests on; `None` for other encodings.
+    pub(super) fn delta<'r>(&self, record: &'r [u8]) -> Option<Delta<'r>> {
+        if self.encoding != Encoding::Delta {
+            return None;
+        }
+        let body = record.get(HEADER_LEN..self.record_len())?;
+        let (base, rest) = body.split_first_chunk::<32>()?;
+        let (step, frame) = rest.split_first_chunk::<2>()?;
+        Some(Delta {
+            base: ContentId::from_bytes(*base),
+            step: u16::from_le_bytes(*step),
+            frame,
+        })
+    }
+
+    /// The object, from the body; `None` if it does not decode to the stated length, or is a delta.
     pub(super) fn object(&self, mut record: Vec<u8>) -> Option<Vec<u8>> {
         if record.len() != self.record_len() {
             return None;
@@ -101,6 +141,7 @@ impl Header {
                 record
             }
             Encoding::Zstd => zstd::bulk::decompress(record.get(HEADER_LEN..)?, self.size).ok()?,
+            Encoding::Delta => return None,
         };
         (object.len() == self.size).then_some(object)
     }
@@ -131,22 +172,59 @@ pub(super) fn write(
         Some(packed) => (1, packed.as_slice()),
         None => (0, object),
     };
+    let kind = [VERSION_PLAIN, id.kind(), encoding];
+    assemble(out, kind, space, id, object.len(), &[body]);
+}
+
+/// Writes a record whose body is a delta over `out`. The frame is shorter than the object by more
+/// than [`DELTA_HEAD`], which the caller answers for.
+pub(super) fn write_delta(
+    out: &mut Vec<u8>,
+    space: &SpaceId,
+    id: &ContentId,
+    size: usize,
+    delta: &Delta<'_>,
+) {
+    let id = ObjectId::Content(*id);
+    let kind = [VERSION_DELTA, id.kind(), 2];
+    let step = delta.step.to_le_bytes();
+    let body = [delta.base.as_bytes(), &step[..], delta.frame];
+    assemble(out, kind, space, &id, size, &body);
+}
+
+fn assemble(
+    out: &mut Vec<u8>,
+    [version, kind, encoding]: [u8; 3],
+    space: &SpaceId,
+    id: &ObjectId,
+    size: usize,
+    body: &[&[u8]],
+) {
+    let stored: usize = body.iter().map(|part| part.len()).sum();
     out.clear();
     out.extend_from_slice(&MAGIC);
-    out.extend_from_slice(&[id.kind(), encoding, 0, 0]);
+    out.extend_from_slice(&[version, kind, encoding, 0, 0]);
     out.extend_from_slice(space.as_bytes());
     out.extend_from_slice(id.as_bytes());
-    out.extend_from_slice(&(object.len() as u32).to_le_bytes());
-    out.extend_from_slice(&(body.len() as u32).to_le_bytes());
-    let sum = checksum(out, body);
-    out.extend_from_slice(&sum);
-    out.extend_from_slice(body);
+    out.extend_from_slice(&(size as u32).to_le_bytes());
+    out.extend_from_slice(&(stored as u32).to_le_bytes());
+    out.extend_from_slice(&[0; 16]);
+    for part in body {
+        out.extend_from_slice(part);
+    }
+    let (head, body) = out.split_at_mut(HEADER_LEN);
+    let (covered, sum) = head.split_at_mut(COVERED);
+    sum.copy_from_slice(&checksum(covered, body));
+}
+
+/// Whether a frame of this length may be a delta of an object of that length.
+pub(super) fn delta_fits(frame: usize, size: usize) -> bool {
+    frame.saturating_add(DELTA_HEAD) < size
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pacsync_protocol::ContentId;
     use proptest::prelude::*;
 
     fn record(object: &[u8]) -> Vec<u8> {

@@ -278,7 +278,7 @@ fn a_later_version_is_named_and_not_cut_off() {
     let mut bench = Bench::new();
     let first = bench.put(b"first").expect("fits");
     let mut later = bench.files.contents(1).expect("a pack");
-    later[3] = b'2';
+    later[3] = b'3';
     bench
         .files
         .write_at(1, u64::from(first.len), &later)
@@ -288,7 +288,7 @@ fn a_later_version_is_named_and_not_cut_off() {
         error,
         PackError::Version {
             pack: 1,
-            found: 2,
+            found: 3,
             ..
         }
     ));

@@ -7,7 +7,7 @@ use pacsync_protocol::SpaceId;
 use pacsync_protocol::content::ObjectId;
 
 use super::files::PackFiles;
-use super::record::{HEADER_LEN, Header, MAGIC};
+use super::record::{self, HEADER_LEN, Header, MAGIC};
 use super::{PackError, PackRef};
 
 /// Bytes read at a time.
@@ -92,13 +92,11 @@ impl<'f> Walker<'f> {
 
     /// The version of a record at `offset` that was written by a later pacsync.
     pub(super) fn foreign_version(&mut self, offset: u64) -> Result<Option<u8>, PackError> {
-        let [p, c, k, own] = MAGIC;
-        Ok(match self.bytes(offset, MAGIC.len())? {
-            Some([a, b, d, version])
-                if [*a, *b, *d] == [p, c, k] && *version != own && version.is_ascii_digit() =>
-            {
-                Some(*version - b'0')
-            }
+        Ok(match self.bytes(offset, MAGIC.len() + 1)? {
+            Some(four) if four.starts_with(&MAGIC) && !record::begins(four) => four
+                .last()
+                .filter(|version| version.is_ascii_digit())
+                .map(|version| version - b'0'),
             _ => None,
         })
     }
@@ -128,10 +126,10 @@ impl<'f> Walker<'f> {
             let Some(bytes) = self.bytes(at, left.min(WINDOW))? else {
                 return Ok(None);
             };
-            if let Some(found) = bytes.windows(MAGIC.len()).position(|four| four == MAGIC) {
+            if let Some(found) = bytes.windows(4).position(record::begins) {
                 return Ok(Some(at + found as u64));
             }
-            at += (bytes.len() - (MAGIC.len() - 1)) as u64;
+            at += (bytes.len() - MAGIC.len()) as u64;
         }
     }
 
