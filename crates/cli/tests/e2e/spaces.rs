@@ -84,6 +84,17 @@ fn a_space_is_made_attached_and_detached() {
 }
 
 #[test]
+fn the_whole_file_system_is_no_space() {
+    let a = Device::founded("a");
+    let error = a.fails(2, ["space", "create", "all", "--at", "/"]);
+    assert_eq!(error["kind"], "usage", "{error}");
+    assert_eq!(
+        a.ok(["space", "ls"])["spaces"].as_array().map(Vec::len),
+        Some(1)
+    );
+}
+
+#[test]
 fn a_space_has_a_name_and_a_place_of_its_own() {
     let a = Device::founded("a");
     let at = |name: &str| a.beside(name).to_str().expect("text").to_owned();

@@ -478,6 +478,12 @@ impl Device {
         };
         std::fs::create_dir_all(at).map_err(failed)?;
         let root = std::fs::canonicalize(at).map_err(failed)?;
+        if root.parent().is_none() {
+            return Err(
+                CommandError::usage("the whole file system cannot be a space")
+                    .with_hint("name a directory of your own"),
+            );
+        }
         if root.starts_with(self.home.path())
             || self.home.path().starts_with(&root) && {
                 let own = std::fs::canonicalize(self.home.path()).map_err(failed)?;
