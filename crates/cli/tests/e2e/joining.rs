@@ -96,7 +96,7 @@ fn different_kinds_at_one_path_lose_nothing_at_a_join() {
 
 /// Changes the same tree on two devices that do not see each other, each with its daemon
 /// looking, then lets them meet.
-fn apart(
+pub(crate) fn apart(
     make: impl Fn(&Device),
     on_a: impl Fn(&Device),
     on_b: impl Fn(&Device),

@@ -8,6 +8,7 @@ mod contract;
 mod errors;
 mod history;
 mod joining;
+mod merging;
 mod network;
 mod pairing;
 mod spaces;

@@ -164,6 +164,7 @@ impl Worktree {
         let mut begun = vec![];
         let mut transfers = vec![];
         let mut planned = 0;
+        self.merging.begin_round();
         let mut bytes = 0;
         while planned < NODES_MAX
             && bytes < BYTES_MAX
@@ -194,6 +195,10 @@ impl Worktree {
                         break;
                     }
                     continue;
+                }
+                Plan::NextRound => {
+                    self.mark([node]);
+                    break;
                 }
                 Plan::Step(step) => step,
             };
@@ -226,9 +231,10 @@ impl Worktree {
                 break;
             }
         }
-        let dirty = b.dirty;
+        self.keep_merged(&mut b, &txn, cx.packs)?;
+        let (dirty, wrote) = (b.dirty, !b.rows.is_empty());
         let found = b.close();
-        if begun.is_empty() && transfers.is_empty() {
+        if wrote || (begun.is_empty() && transfers.is_empty()) {
             self.commit_found(found, txn, cx.packs, cx.rng, cx.now, progress)?;
         } else if dirty {
             txn.commit()?;
@@ -610,6 +616,7 @@ impl Worktree {
                             index.remove_transfer(&put.content)?;
                             finished.push(put.content);
                         }
+                        self.now_mergeable(&put.content);
                         displaced
                     }
                     (Outcome::Moved { entry }, Step::Move { from, to, .. }) => {

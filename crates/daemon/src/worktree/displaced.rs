@@ -133,7 +133,12 @@ impl Worktree {
                     edits.push((record.clone(), *read));
                     settled.push((number, record, Some(identity)));
                 }
-                Ok(Kept::Version(identity)) => settled.push((number, record, Some(identity))),
+                Ok(Kept::Version(identity)) => {
+                    if let Some(content) = &record.old.content {
+                        self.now_mergeable(content);
+                    }
+                    settled.push((number, record, Some(identity)));
+                }
                 Ok(Kept::Nothing) => settled.push((number, record, None)),
                 Err(StoreError::Packs(why)) => {
                     // History has no room: the file stays where it is until there is.

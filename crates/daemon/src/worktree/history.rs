@@ -261,6 +261,27 @@ impl Contents<'_> {
         Ok(Ok(true))
     }
 
+    /// A content of at most `max` bytes; `None` if it is longer, not here, or other than its name.
+    pub(super) fn read_bytes(
+        &self,
+        content: &Content,
+        max: u64,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        if content.size > max {
+            return Ok(None);
+        }
+        let mut bytes = vec![];
+        let whole = self.read_out(content, &mut |part| {
+            bytes.extend_from_slice(part);
+            if bytes.len() as u64 > max {
+                return Err(io::Error::other("longer than its row says"));
+            }
+            Ok(())
+        })?;
+        let bytes = matches!(whole, Ok(true)).then_some(bytes);
+        Ok(bytes.filter(|bytes| self.keys.content_id(bytes) == content.id))
+    }
+
     /// A content that a pack has as one object, or that is small.
     fn whole(&self, content: &ContentId) -> Result<Option<Vec<u8>>, StoreError> {
         self.small(content)
@@ -446,6 +467,10 @@ impl Worktree {
             .filter(|id| !wanted.contains_key(id))
             .copied()
             .collect();
+        if !gone.is_empty() {
+            // A conflict may want one of them still.
+            self.losers_at = 0;
+        }
         for id in gone {
             self.wanted_versions.remove(&id);
             if let Some(waiting) = self.waiting.get_mut(&id) {

@@ -6,9 +6,10 @@
 //! name: manifests are a peer's word. They hold nothing up.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io;
 
-use pacsync_protocol::content::{ContentHasher, ObjectId, Piece, PieceSource, SMALL_MAX, Walk};
+use pacsync_protocol::content::{
+    ContentHasher, IdKeys, ManifestTree, ObjectId, Piece, PieceSource, SMALL_MAX, Walk,
+};
 use pacsync_protocol::row::{Content, INLINE_MAX, Kind};
 use pacsync_protocol::{ContentId, DeviceId, NodeId};
 use pacsync_store::content::packs::{PackRef, PackStore};
@@ -252,19 +253,7 @@ impl Worktree {
         content: &Content,
         max: u64,
     ) -> Result<Option<Vec<u8>>, StoreError> {
-        if content.size > max {
-            return Ok(None);
-        }
-        let mut bytes = vec![];
-        let whole = self.read_content(store, packs, content, &mut |part| {
-            bytes.extend_from_slice(part);
-            if bytes.len() as u64 > max {
-                return Err(io::Error::other("longer than its row says"));
-            }
-            Ok(())
-        })?;
-        let bytes = matches!(whole, Ok(true)).then_some(bytes);
-        Ok(bytes.filter(|bytes| self.keys.content_id(bytes) == content.id))
+        self.with_contents(store, packs, |contents| contents.read_bytes(content, max))
     }
 
     pub(super) fn with_contents<T>(
@@ -307,29 +296,7 @@ impl Worktree {
             return Ok(content);
         }
         let failed = |why: String| StoreError::Packs(why);
-        let mut source = bytes;
-        let scanned =
-            scan_content(&mut source, size, &self.keys).map_err(|e| failed(e.to_string()))?;
-        let mut objects = vec![];
-        match &scanned.manifest {
-            None => objects.push((ObjectId::Content(content.id), bytes)),
-            Some(tree) => {
-                let lookup = |id: &_| tree.object(id).map(<[u8]>::to_vec);
-                let walk = Walk::new(&self.keys, &tree.top.id, &tree.top.bytes, lookup)
-                    .map_err(|e| StoreError::Misuse(e.to_string()))?;
-                for piece in walk {
-                    let piece = piece.map_err(|e| StoreError::Misuse(e.to_string()))?;
-                    let from = usize::try_from(piece.offset).ok();
-                    let len = usize::try_from(piece.len).ok();
-                    let run = from
-                        .zip(len)
-                        .and_then(|(from, len)| bytes.get(from..)?.get(..len));
-                    if let (PieceSource::Chunk(id), Some(run)) = (piece.source, run) {
-                        objects.push((ObjectId::Chunk(id), run));
-                    }
-                }
-            }
-        }
+        let (objects, manifest) = objects_of(&self.keys, &content.id, bytes)?;
         let mut placed = vec![];
         for (object, run) in objects {
             let put = cx.packs.put(&self.space, &object, run);
@@ -343,7 +310,7 @@ impl Worktree {
             for (object, at) in placed {
                 index.put_packed(object.as_bytes(), &at)?;
             }
-            if let Some(tree) = &scanned.manifest {
+            if let Some(tree) = &manifest {
                 keep_manifest(&mut index, &self.keys, &content.id, tree)?;
             }
         }
@@ -540,6 +507,7 @@ impl Worktree {
                 kept.remove(&content);
                 let left_out = std::mem::take(&mut kept.left_out);
                 self.mark(left_out);
+                self.now_mergeable(&content);
             }
             Checked::Untrue => {
                 tracing::warn!(%content, "what came is not what its manifest promised");
@@ -553,6 +521,39 @@ impl Worktree {
         }
         Ok(())
     }
+}
+
+/// What is to be put into the packs, and the manifest that is to be kept beside it.
+type Objects<'a> = (Vec<(ObjectId, &'a [u8])>, Option<ManifestTree>);
+
+/// What the packs hold of a content: itself, or the chunks of one that is big and its manifest.
+pub(super) fn objects_of<'a>(
+    keys: &IdKeys,
+    content: &ContentId,
+    bytes: &'a [u8],
+) -> Result<Objects<'a>, StoreError> {
+    let misuse = |why: String| StoreError::Misuse(why);
+    let mut source = bytes;
+    let scanned = scan_content(&mut source, bytes.len() as u64, keys);
+    let Some(tree) = scanned.map_err(|e| misuse(e.to_string()))?.manifest else {
+        return Ok((vec![(ObjectId::Content(*content), bytes)], None));
+    };
+    let mut objects = vec![];
+    let lookup = |id: &_| tree.object(id).map(<[u8]>::to_vec);
+    let walk = Walk::new(keys, &tree.top.id, &tree.top.bytes, lookup)
+        .map_err(|e| misuse(e.to_string()))?;
+    for piece in walk {
+        let piece = piece.map_err(|e| misuse(e.to_string()))?;
+        let from = usize::try_from(piece.offset).ok();
+        let len = usize::try_from(piece.len).ok();
+        let run = from
+            .zip(len)
+            .and_then(|(from, len)| bytes.get(from..)?.get(..len));
+        if let (PieceSource::Chunk(id), Some(run)) = (piece.source, run) {
+            objects.push((ObjectId::Chunk(id), run));
+        }
+    }
+    Ok((objects, Some(tree)))
 }
 
 enum Checked {

@@ -14,6 +14,7 @@ mod history;
 mod ignore;
 mod keep;
 mod lacks;
+mod merging;
 mod notes;
 mod plan;
 mod queue;
@@ -163,6 +164,7 @@ pub struct Worktree {
     arrived: BTreeMap<ContentId, Arc<Vec<u8>>>,
     arrived_bytes: usize,
     transfers: Transfers,
+    merging: merging::Merging,
     /// Nodes that could not be rendered: when to try again.
     stalled: BTreeMap<NodeId, u64>,
     faults: faults::Faults,

@@ -13,6 +13,7 @@ use pacsync_store::tree::NodeState;
 
 use super::apply::{Place, Put, Source, Step};
 use super::content::Contents;
+use super::merging::Attempt;
 use super::scan::Batch;
 use super::settle::path_of;
 use super::transfer::TransferRecord;
@@ -34,6 +35,8 @@ pub(super) enum Plan {
     Transfer(ContentId),
     /// Another node's steps first.
     Again,
+    /// The next round: this one has done enough.
+    NextRound,
     /// A change with an intent.
     Step(Step),
 }
@@ -80,6 +83,11 @@ impl Worktree {
         state: NodeState,
     ) -> Result<Plan, StoreError> {
         self.want_losers(b, packs, &state)?;
+        match self.merge_sides(b, packs, &state)? {
+            Attempt::None => {}
+            Attempt::Made => return Ok(Plan::Wait),
+            Attempt::Later => return Ok(Plan::NextRound),
+        }
         let wanted = match self.wanted_place(b, &state)? {
             Wanted::Place(place) => Some(place),
             Wanted::Nowhere => None,

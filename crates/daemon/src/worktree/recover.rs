@@ -134,6 +134,7 @@ impl Worktree {
             arrived: Default::default(),
             arrived_bytes: 0,
             transfers: Default::default(),
+            merging: Default::default(),
             stalled: Default::default(),
             faults: Default::default(),
             breaker: Default::default(),

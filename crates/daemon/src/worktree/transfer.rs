@@ -664,6 +664,9 @@ impl Worktree {
                 _ => continue,
             };
             self.transfers.lacks.note(peer, *content, now_ms);
+            if let ObjectId::Content(content) = object {
+                self.lacked_for_merge(content);
+            }
         }
         self.not_asked(what, objects);
     }
@@ -788,6 +791,7 @@ impl Worktree {
         txn.set_pack_end(end)?;
         txn.index(self.no)?.put_packed(object.as_bytes(), &at)?;
         txn.commit()?;
+        self.now_mergeable(id);
         Ok(Packed::Kept)
     }
 }

@@ -16,7 +16,8 @@
 //! - **Register.** For each key the newest rows are those that no other row writing it has behind
 //!   it. `a` is *behind* `b` if it is reached through `past`.
 //! - **Content.** Newest rows with one content id are one value, shown by the row with the highest
-//!   time, then the lowest id. Of several values the shown one has a row that no delete covers,
+//!   time, then the lowest id. Rows that add nothing to the others are no values: merges of what
+//!   another row has behind it, and what equals the base (see `values`). Of several values the shown one has a row that no delete covers,
 //!   then most content rows behind it, then the lowest row id. The rest are losers: kept, listed.
 //!   In a symlink a content that cannot be a target is no value.
 //!   (That a deleted value never beats one that outlived its delete is stricter than the count alone.)
@@ -54,6 +55,7 @@ mod record;
 mod replay;
 mod settle;
 mod tables;
+mod values;
 mod versions;
 mod view;
 
@@ -69,7 +71,7 @@ pub use past::{Buried, PastRow};
 pub use tables::{
     Backend, Entries, ReadTables, Tree, TreeReader, TreeTables, WriteTables, make_tables,
 };
-
+pub use values::{Base, Mergeable};
 pub use versions::Version;
 
 /// The first entry that carried a row.

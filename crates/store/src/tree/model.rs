@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use pacsync_protocol::row::{Content, Keys, Kind, Life, Name, Row};
 use pacsync_protocol::{NodeId, RowId};
 
-use super::{Carrier, Causality, Conflict, NodeState, Shown, TreeStats};
+use super::{Base, Carrier, Causality, Conflict, Mergeable, NodeState, Shown, TreeStats};
 
 /// All rows, what is behind each, and how nodes are grouped.
 pub(super) struct Model {
@@ -152,17 +152,8 @@ impl Model {
 
     /// Values of the content register, best first.
     fn values(&self, rep: &NodeId) -> Vec<(RowId, Content)> {
-        let mut newest = self.newest(rep, |row| row.keys.content.is_some());
-        let content = |id: &RowId| self.keys(id).content.clone().expect("a content row");
-        newest.retain(|id| self.kind(rep) != Kind::Symlink || content(id).target().is_some());
-        let ids: BTreeSet<_> = newest.iter().map(|id| content(id).id).collect();
         let mut values = vec![];
-        for value in ids {
-            let rows: Vec<RowId> = newest
-                .iter()
-                .filter(|id| content(id).id == value)
-                .copied()
-                .collect();
+        for rows in self.sides(rep).0 {
             let behind: BTreeSet<RowId> = rows
                 .iter()
                 .flat_map(|id| &self.behind[id])
@@ -173,16 +164,177 @@ impl Model {
             let lowest = rows.iter().min().copied();
             let shown = rows
                 .iter()
-                .min_by_key(|id| (Reverse(content(id).mtime_ns), **id))
+                .min_by_key(|id| (Reverse(self.content(id).mtime_ns), **id))
                 .copied()
                 .expect("a value has a row");
             values.push((
                 (covered, Reverse(behind.len()), lowest),
-                (shown, content(&shown)),
+                (shown, self.content(&shown)),
             ));
         }
         values.sort_by_key(|(rank, _)| *rank);
         values.into_iter().map(|(_, value)| value).collect()
+    }
+
+    fn content(&self, id: &RowId) -> Content {
+        self.keys(id).content.clone().expect("a content row")
+    }
+
+    /// One content of several equal ones, inline if any is.
+    fn any_inline(&self, rows: &[RowId]) -> Content {
+        let inline = rows.iter().find(|id| self.content(id).inline.is_some());
+        self.content(inline.unwrap_or(&rows[0]))
+    }
+
+    /// Newest content rows by content, by lowest row, and those that say nothing.
+    fn sides(&self, rep: &NodeId) -> (Vec<Vec<RowId>>, BTreeSet<RowId>) {
+        let mut newest = self.newest(rep, |row| row.keys.content.is_some());
+        newest.retain(|id| self.kind(rep) != Kind::Symlink || self.content(id).target().is_some());
+        let mut sides = self.group_by_content(&newest);
+        let mut idle = BTreeSet::new();
+        if sides.len() < 2 {
+            return (sides, idle);
+        }
+        // Rows that any other has all leaves of; where that goes both ways the better stays.
+        let has_all = |row: &RowId, merge: &RowId| {
+            let leaves = self.leaves(merge);
+            !leaves.contains(merge) && leaves.iter().all(|leaf| self.is_behind(leaf, row))
+        };
+        let rank = |id: &RowId| (Reverse(self.keys(id).merge), self.content(id).id, *id);
+        for row in &newest {
+            let gives_way = newest.iter().any(|other| {
+                other != row
+                    && has_all(other, row)
+                    && (!has_all(row, other) || rank(other) < rank(row))
+            });
+            if gives_way {
+                idle.insert(*row);
+            }
+        }
+        newest.retain(|id| !idle.contains(id));
+        sides = self.group_by_content(&newest);
+        loop {
+            let base = self.common(&sides);
+            let contents: BTreeSet<_> = base.iter().map(|id| self.content(id).id).collect();
+            let equal = sides.iter().position(|rows| {
+                contents.len() == 1 && contents.contains(&self.content(&rows[0]).id)
+            });
+            let outlived = |rows: &Vec<RowId>| rows.iter().any(|id| !self.is_covered(rep, id));
+            match equal {
+                Some(at) if sides.len() > 1 => {
+                    let side = sides.remove(at);
+                    if outlived(&side) && !sides.iter().any(outlived) {
+                        sides.insert(at, side);
+                        return (sides, idle);
+                    }
+                    idle.extend(side);
+                }
+                _ => return (sides, idle),
+            }
+        }
+    }
+
+    fn group_by_content(&self, rows: &[RowId]) -> Vec<Vec<RowId>> {
+        let mut sides: Vec<Vec<RowId>> = vec![];
+        let mut rows = rows.to_vec();
+        rows.sort();
+        for id in rows {
+            let of = |side: &&mut Vec<RowId>| self.content(&side[0]).id == self.content(&id).id;
+            match sides.iter_mut().find(of) {
+                Some(side) => side.push(id),
+                None => sides.push(vec![id]),
+            }
+        }
+        sides
+    }
+
+    fn leaves(&self, row: &RowId) -> BTreeSet<RowId> {
+        let (row_of, _) = &self.rows[row];
+        let mut sides = row_of.past.clone();
+        sides.retain(|past| self.keys(past).content.is_some());
+        if self.keys(row).merge.is_none() || sides.is_empty() {
+            return BTreeSet::from([*row]);
+        }
+        sides.iter().flat_map(|side| self.leaves(side)).collect()
+    }
+
+    /// Latest content rows behind each of the sides; where there is none, rows like one of a side
+    /// are that side's.
+    fn common(&self, sides: &[Vec<RowId>]) -> Vec<RowId> {
+        let latest = |common: &[RowId]| {
+            let latest = |id: &&RowId| !common.iter().any(|other| self.is_behind(id, other));
+            common.iter().filter(latest).copied().collect::<Vec<_>>()
+        };
+        let all: Vec<RowId> = self
+            .rows
+            .keys()
+            .filter(|id| self.keys(id).content.is_some())
+            .copied()
+            .collect();
+        let behind = |id: &RowId, side: &[RowId]| side.iter().any(|row| self.is_behind(id, row));
+        let common = |id: &&RowId| sides.iter().all(|side| behind(id, side));
+        let found: Vec<RowId> = all.iter().filter(common).copied().collect();
+        if !found.is_empty() {
+            return latest(&found);
+        }
+        let like = |side: &[RowId]| {
+            let like = |id: &&RowId| {
+                self.content(id).id == self.content(&side[0]).id
+                    && sides.iter().any(|side| behind(id, side))
+            };
+            all.iter().filter(like).copied().collect::<Vec<_>>()
+        };
+        let common = |id: &&RowId| {
+            sides.iter().all(|side| {
+                let like = like(side);
+                behind(id, side) || like.contains(id) || behind(id, &like)
+            })
+        };
+        latest(&all.iter().filter(common).copied().collect::<Vec<_>>())
+    }
+
+    pub(super) fn mergeable(&self, node: &NodeId) -> Option<Mergeable> {
+        let rep = self.reps[node];
+        let newest = self.newest(&rep, |row| row.keys.content.is_some());
+        let sides = self.sides(&rep).0;
+        if self.kind(&rep) != Kind::File
+            || sides.len() < 2
+            || !self.lives_by(&rep, &self.rows_of(&rep))
+        {
+            return None;
+        }
+        let base = self.base(&sides, 3)?;
+        let sides: Vec<Content> = sides.iter().map(|rows| self.any_inline(rows)).collect();
+        let latest = match &base {
+            Base::Empty => vec![],
+            Base::Content(content) => vec![content.clone()],
+            Base::Merge(_, contents) => contents.clone(),
+        };
+        let latest: BTreeSet<_> = latest.iter().map(|content| content.id).collect();
+        if sides.iter().any(|side| latest.contains(&side.id)) {
+            return None;
+        }
+        Some(Mergeable {
+            node: newest.iter().map(|id| self.rows[id].0.node).min()?,
+            mtime_ns: newest.iter().map(|id| self.content(id).mtime_ns).max()?,
+            past: newest,
+            sides,
+            base,
+        })
+    }
+
+    fn base(&self, sides: &[Vec<RowId>], depth: usize) -> Option<Base> {
+        let common = self.group_by_content(&self.common(sides));
+        let contents: Vec<Content> = common.iter().map(|rows| self.any_inline(rows)).collect();
+        match contents.len() {
+            0 => Some(Base::Empty),
+            1 => Some(Base::Content(contents[0].clone())),
+            _ if depth == 0 => None,
+            _ => Some(Base::Merge(
+                Box::new(self.base(&common, depth - 1)?),
+                contents,
+            )),
+        }
     }
 
     /// All places: of directories by replay, of others the last.
@@ -265,7 +417,7 @@ impl Model {
             .or(self.values(&rep).first().map(|(id, _)| *id));
         let contents = self.newest(&rep, |row| row.keys.content.is_some());
         let content_id = |id: &RowId| self.keys(id).content.as_ref().map(|content| content.id);
-        let bases: BTreeSet<RowId> = base
+        let mut bases: BTreeSet<RowId> = base
             .into_iter()
             .chain(
                 contents
@@ -273,6 +425,11 @@ impl Model {
                     .filter(|id| base.is_some_and(|base| content_id(&base) == content_id(id))),
             )
             .collect();
+        if let [(only, _)] = self.values(&rep).as_slice()
+            && bases.contains(only)
+        {
+            bases.extend(self.sides(&rep).1);
+        }
         let in_view =
             |id: &RowId| bases.contains(id) || bases.iter().any(|base| self.is_behind(id, base));
         let mut all: BTreeSet<RowId> = bases.clone();

@@ -1,23 +1,15 @@
 //! Questions about the tree.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use pacsync_protocol::row::{Content, Kind, Name, PAST_MAX};
-use pacsync_protocol::{ContentId, NodeId, RowId, Stamp};
+use pacsync_protocol::row::{Kind, Name, PAST_MAX};
+use pacsync_protocol::{NodeId, RowId, Stamp};
 
 use super::keys::{dir_key, path_key, split_path, split_place};
 use super::record::{Group, Slot};
 use super::settle::CONFLICT_VALUES;
 use super::tables::{Backend, Entries, Tree};
 use super::{Conflict, NodeState, Shown, TreeError, TreeStats};
-
-/// One value of a content register.
-pub(super) struct Value {
-    pub(super) row: RowId,
-    /// All newest rows with this content, ascending.
-    pub(super) rows: Vec<RowId>,
-    pub(super) content: Content,
-}
 
 /// Rows looked at before a head is examined thoroughly.
 const GLANCE_MAX: usize = 64;
@@ -95,53 +87,6 @@ impl<B: Backend> Tree<B> {
             }
         }
         Ok(best.map(|(_, _, mode)| mode))
-    }
-
-    /// The values of a group's content register, the shown one first.
-    pub(super) fn values(&self, group: &Group) -> Result<Vec<Value>, TreeError> {
-        let mut by_id: BTreeMap<ContentId, Vec<(RowId, Content)>> = BTreeMap::new();
-        for id in &group.content {
-            if let Some(content) = &self.held(id)?.row.keys.content
-                && (group.kind != Kind::Symlink || content.target().is_some())
-            {
-                by_id
-                    .entry(content.id)
-                    .or_default()
-                    .push((*id, content.clone()));
-            }
-        }
-        let alone = by_id.len() == 1;
-        let covered = match alone {
-            true => BTreeSet::new(),
-            false => self.covered(&group.content, &group.deads)?,
-        };
-        let mut ranked = vec![];
-        for mut rows in by_id.into_values() {
-            // The register is ascending.
-            let ids: Vec<RowId> = rows.iter().map(|(id, _)| *id).collect();
-            let rank = if alone {
-                None
-            } else {
-                let outlived = ids.iter().any(|id| !covered.contains(id));
-                let behind = self.content_behind(&ids)?;
-                Some((
-                    !outlived,
-                    std::cmp::Reverse(behind),
-                    ids.iter().min().copied(),
-                ))
-            };
-            rows.sort_by_key(|(id, content)| (std::cmp::Reverse(content.mtime_ns), *id));
-            if let Some((row, content)) = rows.into_iter().next() {
-                let value = Value {
-                    row,
-                    rows: ids,
-                    content,
-                };
-                ranked.push((rank, value));
-            }
-        }
-        ranked.sort_by_key(|(rank, _)| *rank);
-        Ok(ranked.into_iter().map(|(_, value)| value).collect())
     }
 
     /// What shows at a name in a directory, given by its representative.
@@ -229,9 +174,10 @@ impl<B: Backend> Tree<B> {
     /// The `past` of a row that this device writes about a node whose content on disk came from
     /// row `base`; without a base, from the row that shows.
     ///
-    /// It holds all that was seen: the base, other rows that wrote the same content, and whatever
-    /// else is newest without having a content behind it that is not behind those. So no value
-    /// that the disk did not show is ever superseded. At most [`PAST_MAX`] rows.
+    /// It holds all that was seen: the base, other rows that wrote the same content, where that is
+    /// the only value the newest rows that are none, and whatever else is newest without having a
+    /// content behind it that is not behind those. So no value that the disk did not show is ever
+    /// superseded. At most [`PAST_MAX`] rows.
     ///
     /// # Errors
     /// [`TreeError`]. For unknown nodes the result is empty.
@@ -243,18 +189,22 @@ impl<B: Backend> Tree<B> {
         let Some((_, group)) = self.find_group(node)? else {
             return Ok(vec![]);
         };
-        let base = match base {
-            Some(base) => Some(*base),
-            None => self
-                .values(&group)?
-                .into_iter()
-                .next()
-                .map(|value| value.row),
-        };
+        if base.map(std::slice::from_ref) == Some(group.heads.as_slice()) {
+            return Ok(group.heads);
+        }
+        let register = self.register(&group)?;
+        let base = base
+            .copied()
+            .or(register.values.first().map(|value| value.row));
         if base.as_slice() == group.heads.as_slice() {
             return Ok(group.heads);
         }
-        let bases = self.same_content(&group, base)?;
+        let mut bases = self.same_content(&group, base)?;
+        if let [value] = register.values.as_slice()
+            && value.rows.iter().any(|row| bases.contains(row))
+        {
+            bases.extend(register.idle);
+        }
         let mut candidates = bases.clone();
         let mut known: BTreeSet<RowId> = bases.iter().copied().collect();
         for id in [&group.heads, &group.mode, &group.life]

@@ -2,6 +2,7 @@
 
 mod generated;
 mod measure;
+mod merging;
 mod revived;
 mod rules;
 mod versions;
@@ -169,6 +170,12 @@ fn compare<B: Backend>(tree: &Tree<B>, model: &Model, causality: &dyn Causality)
         assert_eq!(
             tree.births(&state.id).expect("reads"),
             model.births(&state.id)
+        );
+        assert_eq!(
+            tree.mergeable(&state.id).expect("reads"),
+            model.mergeable(&state.id),
+            "what may be merged of {:?}",
+            state.id
         );
         let past = tree.past_for_edit(&state.id, None).expect("reads");
         assert_eq!(

@@ -103,35 +103,23 @@ impl<B: Backend> Tree<B> {
     }
 
     /// The content that all of these versions were made from: the latest that every one of them
-    /// has behind it. `None` if there is none, or more than one.
+    /// has behind it. `None` if there is none, more than one, or it is too far behind.
     ///
     /// # Errors
     /// [`TreeError`].
     pub fn common_base(&self, versions: &[Version]) -> Result<Option<Version>, TreeError> {
-        let mut common: Option<BTreeSet<RowId>> = None;
-        for version in versions {
-            let mut behind = BTreeSet::new();
-            for (id, held) in self.rows_of(&version.rows)? {
-                if held.link.writes_content && version.rows.binary_search(&id).is_err() {
-                    behind.insert(id);
-                }
-            }
-            common = Some(match common {
-                None => behind,
-                Some(common) => common.intersection(&behind).copied().collect(),
-            });
-        }
-        let common: Vec<RowId> = common.unwrap_or_default().into_iter().collect();
-        let older = self.behind_any(&common, &common)?;
-        let mut latest = common.into_iter().filter(|id| !older.contains(id));
-        let (Some(row), None) = (latest.next(), latest.next()) else {
+        let rows: Vec<Vec<RowId>> = versions.iter().map(|v| v.rows.clone()).collect();
+        let common = self.common_ancestors(&rows)?.unwrap_or_default();
+        let Some((row, content)) = common.first() else {
             return Ok(None);
         };
-        let content = self.held(&row)?.row.keys.content.clone();
-        Ok(content.map(|content| Version {
-            row,
-            rows: vec![row],
-            content,
+        if common.iter().any(|(_, other)| other.id != content.id) {
+            return Ok(None);
+        }
+        Ok(Some(Version {
+            row: *row,
+            rows: common.iter().map(|(id, _)| *id).collect(),
+            content: content.clone(),
         }))
     }
 }

@@ -158,7 +158,7 @@ impl World {
         let place = place.filter(|place| place.parent != node);
         let past = self.past(model, &node, dice);
         let mut keys = Keys::default();
-        match dice.below(12) {
+        match dice.below(13) {
             0..=2 => keys.content = content(dice.below(4) as u8),
             3..=6 => keys.at = Some(place?),
             7 => keys.life = Some(Life::Dead),
@@ -167,6 +167,15 @@ impl World {
             10 => {
                 keys.content = content(10 + dice.below(3) as u8);
                 keys.merge = Some(1);
+            }
+            11 => {
+                // As devices merge; what comes of it depends on the version.
+                let version = 1 + dice.below(2) as u32;
+                let merge = model.mergeable(&node)?;
+                let value = content(20 + 2 * dice.below(2) as u8 + version as u8)?;
+                let mut row = merge.row(value.id, value.size, None);
+                row.keys.merge = Some(version);
+                return Some(row);
             }
             _ => {
                 let same = |other: &&NodeId| {

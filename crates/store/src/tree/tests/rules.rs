@@ -2,8 +2,8 @@
 
 use super::*;
 
-const D: u32 = 1;
-const E: u32 = 2;
+pub(super) const D: u32 = 1;
+pub(super) const E: u32 = 2;
 
 /// Devices that write and hear of each other.
 #[derive(Default)]
@@ -45,7 +45,7 @@ impl Story {
     }
 
     /// Writes the `into` rows that follow; gives their number.
-    fn unify(&mut self, device: u32) -> usize {
+    pub(super) fn unify(&mut self, device: u32) -> usize {
         let unify = self.told(|_| ()).1.unify;
         if !unify.is_empty() {
             self.write(device, &unify.iter().collect::<Vec<_>>());
@@ -132,7 +132,7 @@ pub(super) fn go(past: &[&Row], parent: NodeId, text: &str, stamp: u64) -> Row {
     )
 }
 
-fn merge(past: &[&Row], value: u8) -> Row {
+pub(super) fn merge(past: &[&Row], value: u8) -> Row {
     after(
         past,
         Keys {
@@ -144,7 +144,7 @@ fn merge(past: &[&Row], value: u8) -> Row {
 }
 
 /// A story in which `D` wrote rows that `E` has heard of.
-fn both_know(rows: &[&Row]) -> Story {
+pub(super) fn both_know(rows: &[&Row]) -> Story {
     let mut story = Story::default();
     story.write(D, rows);
     story.hear(E, D);
