@@ -27,7 +27,7 @@ use crate::tables::{
 use crate::txn::Txn;
 
 /// Memory that the database may use for its cache, in bytes.
-const CACHE_BYTES: usize = 8 << 20;
+const CACHE_BYTES: usize = 4 << 20;
 
 /// Who this replica is and what it belongs to.
 #[derive(Debug, Clone)]

@@ -162,6 +162,7 @@ fn tell_problems(output: Output, problems: &[Problem]) {
 fn names(what: &str, paths: &[TextPath]) -> String {
     match paths {
         [] => format!("{what}: nothing"),
+        [one] if one.path.is_empty() => format!("{what}: the whole root"),
         [one] => format!("{what}: {}", visible(&one.path)),
         more => format!(
             "{what}: {}",

@@ -11,9 +11,9 @@ use pacsync_protocol::{ContentId, NodeId, RowId, cbor};
 use pacsync_store::StoreError;
 use pacsync_store::index::{Entry, NoteKind};
 
+use super::batch::Batch;
 use super::notes::{Act, Displaced, Intent, New, Old, PathRecord, aside_name, unfinished_name};
 use super::plan::Plan;
-use super::scan::Batch;
 use super::{Context, DISPLACED_MS, Progress, RETRY_MS, Worktree, file_identity};
 use crate::disk::{DiskError, Identity, RelPath};
 

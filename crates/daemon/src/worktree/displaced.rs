@@ -10,9 +10,9 @@ use pacsync_store::index::{ContentTables, FileIdentity, NoteKind};
 use pacsync_store::{Store, StoreError};
 
 use super::apply::{SYNC_EACH_MAX, trash_dir};
+use super::batch::Batch;
 use super::content::{Read, read};
 use super::notes::{Displaced, PathRecord};
-use super::scan::Batch;
 use super::texts::{Keeper, kept_before};
 use super::{Context, DISPLACED_MS, Progress, Worktree, file_identity};
 use crate::disk::{DiskError, FileKind, RelPath};

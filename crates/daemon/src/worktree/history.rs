@@ -10,8 +10,8 @@ use pacsync_store::content::packs::PackStore;
 use pacsync_store::tree::{Buried, NodeState, TreeReader};
 use pacsync_store::{Store, StoreError, Writers, Written};
 
+use super::batch::Batch;
 use super::content::{Contents, read};
-use super::scan::Batch;
 use super::transfer::TransferRecord;
 use super::{Context, Progress, Waiting, Worktree};
 use crate::disk::RelPath;

@@ -18,8 +18,8 @@ use pacsync_store::index::{ContentTables, IndexReader};
 use pacsync_store::tree::{Conflict, NodeState, TreeReader};
 use pacsync_store::{Store, StoreError};
 
+use super::batch::Batch;
 use super::content::{Contents, keep_manifest, path_in};
-use super::scan::Batch;
 use super::settle::path_of;
 use super::transfer::Fetch;
 use super::{Context, VERIFY_MS, Waiting, Worktree};

@@ -17,9 +17,9 @@ use pacsync_store::merge::{MAX_BYTES, Outcome, merge};
 use pacsync_store::tree::{Base, Mergeable, NodeState};
 use pacsync_store::{StoreError, Txn};
 
+use super::batch::Batch;
 use super::content::Contents;
 use super::keep::objects_of;
-use super::scan::Batch;
 use super::settle::path_of;
 use super::{RETRY_MS, Waiting, Worktree};
 

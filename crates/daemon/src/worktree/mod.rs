@@ -5,6 +5,8 @@
 //! steps; clock, entropy and disk are arguments. Never here: sockets, sessions, tokio.
 
 mod apply;
+mod batch;
+mod births;
 mod breaker;
 mod content;
 mod displaced;

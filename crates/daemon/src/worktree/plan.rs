@@ -12,9 +12,9 @@ use pacsync_store::index::Entry;
 use pacsync_store::tree::NodeState;
 
 use super::apply::{Place, Put, Source, Step};
+use super::batch::Batch;
 use super::content::Contents;
 use super::merging::Attempt;
-use super::scan::Batch;
 use super::settle::path_of;
 use super::transfer::TransferRecord;
 use super::{Class, Waiting, Worktree, file_identity};

@@ -12,8 +12,8 @@ use pacsync_protocol::segment::Entry as LogEntry;
 use pacsync_store::StoreError;
 use pacsync_store::index::{Entry, HeldKind, Index};
 
+use super::batch::Batch;
 use super::breaker::{Direction, WHOLE_MIN};
-use super::scan::Batch;
 use super::{Context, Progress, SETTLE_MS, Worktree, file_identity, forget_tree};
 use crate::disk::{FileKind, RelPath, Stat};
 

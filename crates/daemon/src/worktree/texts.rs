@@ -17,8 +17,8 @@ use pacsync_store::index::{ContentTables, Index};
 use pacsync_store::tree::{Backend, Tree};
 use pacsync_store::{StoreError, Txn};
 
+use super::batch::Batch;
 use super::content::Read;
-use super::scan::Batch;
 use super::settle::path_of;
 use super::{Context, Now, Worktree, file_identity};
 
