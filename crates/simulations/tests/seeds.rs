@@ -77,3 +77,9 @@ fn a_save_after_a_crash_between_exchange_and_record() {
 fn a_removal_that_power_loss_undoes() {
     check(101, 30, 2);
 }
+
+/// What was put aside was gone after a crash, while something else could not be read for a while.
+#[test]
+fn a_file_put_aside_is_gone_and_a_path_unreadable() {
+    check(20171, 50, 2);
+}

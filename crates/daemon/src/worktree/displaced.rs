@@ -14,7 +14,7 @@ use super::batch::Batch;
 use super::content::{Read, read};
 use super::notes::{Displaced, PathRecord};
 use super::texts::{Keeper, kept_before};
-use super::{Context, DISPLACED_MS, Progress, Worktree, file_identity};
+use super::{Context, DISPLACED_MS, Progress, RETRY_MS, Worktree, file_identity};
 use crate::disk::{DiskError, FileKind, RelPath};
 
 /// Names that are tried for a directory that was put aside.
@@ -120,10 +120,9 @@ impl Worktree {
                     self.displaced.put_off(number, cx.now.ms + DISPLACED_MS);
                     continue;
                 }
-                if !self.faults.is_empty() {
-                    // It may be in what cannot be read yet.
-                    self.displaced
-                        .put_off(number, self.verify_at + DISPLACED_MS);
+                if !self.faults.is_empty() || !self.walks.is_empty() {
+                    // It may be in what cannot be read yet, or is not looked at yet.
+                    self.displaced.put_off(number, cx.now.ms + RETRY_MS);
                     continue;
                 }
             }
