@@ -83,3 +83,9 @@ fn a_removal_that_power_loss_undoes() {
 fn a_file_put_aside_is_gone_and_a_path_unreadable() {
     check(20171, 50, 2);
 }
+
+/// A version was moved away in the moment in which another node was to take its path.
+#[test]
+fn a_version_that_is_taken_away_while_another_comes() {
+    check(30359, 60, 2);
+}

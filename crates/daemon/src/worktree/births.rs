@@ -305,12 +305,21 @@ impl Worktree {
             let Some(state) = b.tree.node(&node)? else {
                 continue;
             };
-            // What it was unified into stands at another place: only this one is gone.
-            let lives_on = node != entry.node && b.index.location(&node)?.is_some();
+            let elsewhere = match node == entry.node {
+                true => None,
+                false => b.index.entry_of(&node)?,
+            };
+            // What it was unified into stands at another place: of this one only a version that
+            // the other does not have is gone.
+            let lives_on = elsewhere.as_ref().is_some_and(|(_, _, other)| {
+                entry.kind == Kind::Dir || entry.row.is_none() || other.content == entry.content
+            });
             if state.dead || lives_on {
                 continue;
             }
-            b.left.insert(node);
+            if elsewhere.is_none() {
+                b.left.insert(node);
+            }
             let past = b.tree.past_for_edit(&node, entry.row.as_ref())?;
             if !past.is_empty() {
                 let keys = Keys {

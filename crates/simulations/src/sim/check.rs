@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pacsync_protocol::row::{Kind, Name, RESERVED_PREFIX};
-use pacsync_protocol::{ContentId, NodeId};
+use pacsync_protocol::row::{Kind, Name, RESERVED_PREFIX, Row};
+use pacsync_protocol::{ContentId, NodeId, RowId};
 use pacsync_store::tree::TreeReader;
 use pacsync_store::{Store, StoreError};
 
@@ -161,6 +161,31 @@ fn tell(runner: &Runner, shown: Option<&Shown>) -> String {
             format!("a symlink, {}", version(&Written::Symlink(target.clone())))
         }
     }
+}
+
+/// All rows that replicas have, by node: what a failure is explained with.
+pub(super) fn rows(runner: &Runner) -> Vec<String> {
+    let mut holders: BTreeMap<(NodeId, RowId), (Row, Vec<usize>)> = BTreeMap::new();
+    let devices = runner.nodes.iter();
+    for (at, device) in devices.filter_map(|(at, node)| Some((*at, node.device.as_ref()?))) {
+        let read = |store: &Store| -> Result<Vec<(RowId, Row)>, StoreError> {
+            let Some(space) = store.spaces().next() else {
+                return Ok(vec![]);
+            };
+            let tx = store.read()?;
+            let tree = TreeReader::open(&tx, space.no)?;
+            Ok(tree.rows()?.collect::<Result<_, _>>()?)
+        };
+        for (id, row) in read(device.store()).unwrap_or_default() {
+            let entry = holders.entry((row.node, id)).or_insert((row, vec![]));
+            entry.1.push(at);
+        }
+    }
+    let tell = |((node, id), (row, at)): (&(NodeId, RowId), &(Row, Vec<usize>))| {
+        let (past, keys) = (&row.past, &row.keys);
+        format!("{node:?} {id:?} at {at:?} past {past:?} {keys:?}")
+    };
+    holders.iter().map(tell).collect()
 }
 
 /// Where disks and replicas differ.

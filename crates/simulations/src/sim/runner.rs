@@ -111,7 +111,12 @@ fn play(setup: &Setup, script: &Script, detail: Detail) -> Outcome {
         nodes: BTreeMap::new(),
         steps: 0,
     };
-    let failure = runner.play(setup, script).err();
+    let mut failure = runner.play(setup, script).err();
+    if let Some(failure) = &mut failure
+        && detail == Detail::Operations
+    {
+        failure.details.extend(check::rows(&runner));
+    }
     for node in runner.nodes.values_mut() {
         node.end();
     }
