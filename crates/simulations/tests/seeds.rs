@@ -89,3 +89,9 @@ fn a_file_put_aside_is_gone_and_a_path_unreadable() {
 fn a_version_that_is_taken_away_while_another_comes() {
     check(30359, 60, 2);
 }
+
+/// The last file of a directory was deleted on both sides; the directory's removal waited for it.
+#[test]
+fn a_directory_whose_last_file_went_on_both_sides() {
+    check(40495, 60, 2);
+}

@@ -330,6 +330,10 @@ impl Worktree {
             }
         }
         b.dirty = true;
+        if b.tree.node(parent)?.is_some_and(|dir| dir.dead) {
+            // It may have been the last that the removal of its directory waits for.
+            b.marks.push(*parent);
+        }
         forget_tree(&mut b.index, parent, name)
     }
 
