@@ -95,3 +95,21 @@ fn a_version_that_is_taken_away_while_another_comes() {
 fn a_directory_whose_last_file_went_on_both_sides() {
     check(40495, 60, 2);
 }
+
+/// A file was saved over a symlink in the moment in which the symlink was removed.
+#[test]
+fn a_file_in_place_of_a_symlink_that_goes() {
+    check(51052, 60, 3);
+}
+
+/// A file was replaced by a symlink in the moment in which another version of it came.
+#[test]
+fn a_symlink_in_place_of_a_file_that_changes() {
+    check(51050, 60, 3);
+}
+
+/// A file was renamed elsewhere, where it had become one with another that was being written here.
+#[test]
+fn a_rename_of_what_is_being_written_as_another_node() {
+    check(50494, 60, 3);
+}

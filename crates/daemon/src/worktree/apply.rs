@@ -151,6 +151,20 @@ impl Worktree {
         Ok(())
     }
 
+    /// Nodes that became others come before those: what is on disk under their names is then moved
+    /// and changed, not made anew beside it. Somebody may be writing to it.
+    fn bring_forward_unified(&mut self, b: &Batch<'_>) -> Result<(), StoreError> {
+        for at in 0..self.order.len().min(NODES_MAX) {
+            if let Some(node) = self.order.get(at).copied()
+                && b.tree.representative(&node)? != node
+            {
+                self.order.remove(at);
+                self.order.push_front(node);
+            }
+        }
+        Ok(())
+    }
+
     /// Plans a round of nodes; does what needs no intent; writes intents for the rest.
     fn plan_round(
         &mut self,
@@ -161,6 +175,7 @@ impl Worktree {
         let txn = cx.store.begin()?;
         let mut b = Batch::open(&txn, self.no, stamp, cx.now)?;
         self.transfers.follow_moves(&b.index)?;
+        self.bring_forward_unified(&b)?;
         let mut begun = vec![];
         let mut transfers = vec![];
         let mut planned = 0;

@@ -4,7 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pacsync_protocol::content::{ObjectId, PieceSource, SMALL_MAX, Walk};
-use pacsync_protocol::row::{Keys, Kind, Row};
+use pacsync_protocol::crypto::{Entropy, random};
+use pacsync_protocol::row::{Keys, Kind, Name, Row};
 use pacsync_protocol::{NodeId, RowId};
 use pacsync_store::index::{ContentTables, FileIdentity, NoteKind};
 use pacsync_store::{Store, StoreError};
@@ -27,7 +28,7 @@ enum Kept {
     /// The version that the index expected, as it was when it was read.
     Version(FileIdentity),
     /// Something else: nobody had seen it.
-    Edit(Box<Read>),
+    Edit(Kind, Box<Read>),
 }
 
 /// Records of what was put aside, by number; knows their files by name wherever their directory
@@ -127,9 +128,9 @@ impl Worktree {
                 }
             }
             match self.keep_displaced(cx, &record) {
-                Ok(Kept::Edit(read)) => {
+                Ok(Kept::Edit(kind, read)) => {
                     let identity = read.identity;
-                    edits.push((record.clone(), *read));
+                    edits.push((record.clone(), kind, *read));
                     settled.push((number, record, Some(identity)));
                 }
                 Ok(Kept::Version(identity)) => {
@@ -157,17 +158,8 @@ impl Worktree {
             let stamp = cx.store.clock(&self.space)? + 1;
             let txn = cx.store.begin()?;
             let mut b = Batch::open(&txn, self.no, stamp, cx.now)?;
-            for (record, read) in edits {
-                let node = b.tree.representative(&record.node)?;
-                let past = b.tree.past_for_edit(&node, record.old.row.as_ref())?;
-                if !past.is_empty() {
-                    let keys = Keys {
-                        content: Some(read.content.clone()),
-                        ..Keys::default()
-                    };
-                    b.write(&Row::new(node, past, keys));
-                    b.marks.push(node);
-                }
+            for (record, kind, read) in edits {
+                self.take_in(&mut b, cx.rng, &record, kind, &read)?;
             }
             let found = b.close();
             self.commit_found(found, txn, cx.packs, cx.rng, cx.now, progress)?;
@@ -215,6 +207,52 @@ impl Worktree {
             }
         }
         txn.commit_lazily()?;
+        Ok(())
+    }
+
+    /// Writes what nobody had seen: a version of the node that it was put aside for, or, if it is of
+    /// another kind, a node of its own at the same place.
+    fn take_in(
+        &self,
+        b: &mut Batch<'_>,
+        rng: &mut dyn Entropy,
+        record: &Displaced,
+        kind: Kind,
+        read: &Read,
+    ) -> Result<(), StoreError> {
+        let node = b.tree.representative(&record.node)?;
+        let state = b.tree.node(&node)?;
+        let content = Some(read.content.clone());
+        if let Some(state) = state
+            && state.kind != kind
+        {
+            let last = record.path.path();
+            let name = state.name.or_else(|| Name::new(last.name()?).ok());
+            let Some(name) = name else { return Ok(()) };
+            let mode = self.disk.stat(&record.temp.path()).ok().flatten();
+            let keys = Keys {
+                kind: Some(kind),
+                at: Some(b.place(state.parent.unwrap_or(NodeId::ROOT), &name)),
+                content,
+                mode: mode
+                    .filter(|_| self.probe.modes && kind != Kind::Symlink)
+                    .map(|stat| stat.mode),
+                ..Keys::default()
+            };
+            let new = NodeId::from_bytes(random(rng));
+            b.write(&Row::new(new, vec![], keys));
+            b.marks.push(new);
+            return Ok(());
+        }
+        let past = b.tree.past_for_edit(&node, record.old.row.as_ref())?;
+        if !past.is_empty() {
+            let keys = Keys {
+                content,
+                ..Keys::default()
+            };
+            b.write(&Row::new(node, past, keys));
+            b.marks.push(node);
+        }
         Ok(())
     }
 
@@ -281,7 +319,7 @@ impl Worktree {
         // Many of them may wait for their rows.
         found.text = None;
         Ok(if is_edit {
-            Kept::Edit(Box::new(found))
+            Kept::Edit(kind, Box::new(found))
         } else {
             Kept::Version(found.identity)
         })
