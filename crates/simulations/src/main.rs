@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use clap::Parser;
-use pacsync_simulations::sim::{Counts, Detail, DiskKind, Failure, Outcome, Setup, run, shrink};
+use pacsync_simulations::sim::{
+    Counts, Detail, DiskKind, Failure, Faults, Outcome, Setup, run, shrink,
+};
 
 /// Simulates devices with real engines on simulated disks, one seed a run.
 #[derive(Debug, Parser)]
@@ -24,6 +26,9 @@ struct Arguments {
     /// What the disks can do.
     #[arg(long, value_enum, default_value = "ext4")]
     disk: Disk,
+    /// What goes wrong.
+    #[arg(long, value_enum, default_value = "all")]
+    faults: FaultsArgument,
     /// Tell what happened, also where nothing failed.
     #[arg(long)]
     trace: bool,
@@ -43,6 +48,23 @@ enum Disk {
     Ext4,
     Plain,
     Fat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum FaultsArgument {
+    /// Everything.
+    All,
+    /// What old seeds were found with: crashes, disks that refuse, lost events and connections.
+    Classic,
+}
+
+impl FaultsArgument {
+    fn faults(self) -> Faults {
+        match self {
+            Self::All => Faults::All,
+            Self::Classic => Faults::Classic,
+        }
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "a program's output")]
@@ -67,6 +89,7 @@ fn main() -> std::process::ExitCode {
                 Disk::Fat => DiskKind::Fat,
             },
             steps: arguments.steps,
+            faults: arguments.faults.faults(),
             devices: arguments
                 .devices
                 .map_or(2 + usize::from(seed % 3 == 0), usize::from),
@@ -128,7 +151,13 @@ fn tell_failure(setup: &Setup, outcome: &Outcome, failure: &Failure) {
     println!("broken: {}", failure.invariant);
     failure.details.iter().for_each(|line| println!("  {line}"));
     println!(
-        "again: cargo run -p pacsync-simulations -- --seed {} --steps {} --devices {} --operations",
-        setup.seed, setup.steps, setup.devices
+        "again: cargo run -p pacsync-simulations -- --seed {} --steps {} --devices {} --faults {} --operations",
+        setup.seed,
+        setup.steps,
+        setup.devices,
+        match setup.faults {
+            Faults::All => "all",
+            Faults::Classic => "classic",
+        }
     );
 }

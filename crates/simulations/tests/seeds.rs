@@ -1,6 +1,6 @@
 //! Seeds that must pass on every change: a fixed set, and those that failed once, by name.
 
-use pacsync_simulations::sim::{Detail, DiskKind, Setup, run};
+use pacsync_simulations::sim::{Detail, DiskKind, Faults, Setup, run};
 
 #[track_caller]
 fn check(seed: u64, steps: usize, devices: usize) -> String {
@@ -9,6 +9,7 @@ fn check(seed: u64, steps: usize, devices: usize) -> String {
         steps,
         devices,
         disk: DiskKind::Ext4,
+        faults: Faults::Classic,
     };
     let outcome = run(&setup, Detail::Events);
     if let Some(failure) = outcome.failure {

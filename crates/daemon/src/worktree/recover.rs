@@ -158,8 +158,10 @@ impl Worktree {
             wanted_versions: Default::default(),
         };
         for (number, bytes) in displaced {
-            let record: Displaced =
+            let mut record: Displaced =
                 cbor::decode("displaced record", &bytes).map_err(StoreError::from)?;
+            // The clock may have been set back since, by any amount.
+            record.due_ms = record.due_ms.min(cx.now.ms + DISPLACED_MS);
             worktree.displaced.insert(number, record);
         }
         worktree.remember_held(held);

@@ -8,7 +8,7 @@ use pacsync_store::tree::TreeReader;
 use pacsync_store::{Store, StoreError};
 
 use super::fs::Body;
-use super::oracle::Written;
+use super::oracle::{Written, lines_of};
 use super::runner::{Failure, Runner};
 use super::world::lock;
 
@@ -38,9 +38,9 @@ fn disk(runner: &Runner, at: usize) -> (Tree, Vec<String>) {
     let Some(host) = world.hosts.get(at) else {
         return (tree, reserved);
     };
+    reserved.extend(host.temporary().map(|path| format!("d{at}: {path}")));
     for (path, ino) in host.fs.walk() {
         if path.names().any(|name| name.starts_with(RESERVED_PREFIX)) {
-            reserved.push(format!("d{at}: {path}"));
             continue;
         }
         let Some(inode) = host.fs.inode(ino) else {
@@ -63,6 +63,10 @@ struct Replica {
     shown: BTreeMap<String, (Kind, Option<ContentId>, Option<u16>)>,
     alive: BTreeSet<ContentId>,
     ever: BTreeSet<ContentId>,
+    /// Contents that several rows have: a first join writes what the pac shows over its own.
+    again: BTreeSet<ContentId>,
+    /// Bytes of contents that rows carry.
+    inline: BTreeMap<ContentId, Vec<u8>>,
     set_aside: BTreeSet<String>,
     vector: String,
 }
@@ -73,6 +77,8 @@ impl Replica {
             shown: BTreeMap::new(),
             alive: BTreeSet::new(),
             ever: BTreeSet::new(),
+            again: BTreeSet::new(),
+            inline: BTreeMap::new(),
             set_aside: BTreeSet::new(),
             vector: String::new(),
         };
@@ -87,7 +93,12 @@ impl Replica {
             let (_, row) = row?;
             nodes.insert(row.node);
             if let Some(content) = row.keys.content {
-                replica.ever.insert(content.id);
+                if !replica.ever.insert(content.id) {
+                    replica.again.insert(content.id);
+                }
+                if let Some(bytes) = content.inline {
+                    replica.inline.insert(content.id, bytes);
+                }
             }
         }
         for node in nodes {
@@ -133,6 +144,14 @@ impl Replica {
         replica.vector = format!("{:?}", store.applied(&space.id)?);
         Ok(replica)
     }
+}
+
+/// True if a device lists versions that a first join has set aside.
+pub(super) fn has_set_aside(runner: &Runner, at: usize) -> Result<bool, Failure> {
+    let node = runner.nodes.get(&at);
+    let asked = node.map(|node| node.ask(|device, _| Replica::read(device.store())));
+    let replica = asked.transpose().map_err(damaged)?.flatten();
+    Ok(replica.is_some_and(|replica| !replica.set_aside.is_empty()))
 }
 
 fn replicas(runner: &Runner) -> Result<BTreeMap<usize, Replica>, Failure> {
@@ -259,6 +278,122 @@ fn unlike(runner: &Runner, at: usize, replica: &Replica, disk: &Tree) -> Vec<Str
     lines
 }
 
+/// How long after an edit a device may not know of it: a file that is left open, and lost events.
+const UNSEEN_NS: u64 = 4_000_000_000;
+
+/// At any moment: queues are bounded, and devices that all say that they are in sync are.
+pub(super) fn status(runner: &Runner) -> Result<(), Failure> {
+    let settled = {
+        let world = lock(&runner.world);
+        if let Some(what) = &world.net.overfull {
+            return Err(broken("bounded queues", vec![what.clone()]));
+        }
+        // Who is lied to may believe it.
+        let lied = world.net.liars.len() > 0
+            || world
+                .net
+                .honest_ns
+                .is_some_and(|at| at + UNSEEN_NS > world.clock_ns);
+        if lied || world.hosts.iter().any(|host| host.dead) {
+            return Ok(());
+        }
+        let last = world.hosts.iter().map(|host| host.edited_ns).max();
+        last.is_none_or(|at| at + UNSEEN_NS < world.clock_ns)
+    };
+    // What each says of itself, and with whom it is connected.
+    let mut said: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
+    for (at, node) in &runner.nodes {
+        let status = node
+            .ask(|device, now| device.status(now))
+            .map_err(damaged)?;
+        let Some(status) = status.filter(|status| status.in_sync) else {
+            return Ok(());
+        };
+        let connected = status.peers.into_iter().filter(|peer| peer.connected);
+        said.insert(*at, connected.map(|peer| peer.id).collect());
+    }
+    let id = |at: &usize| {
+        let node = runner.nodes.get(at);
+        node.map(|node| node.identity.keys.id().to_string())
+    };
+    let knows = |a: &usize, b: &usize| {
+        let connected = said.get(a).zip(id(b));
+        connected.is_some_and(|(connected, b)| connected.contains(&b))
+    };
+    let mut wrong = vec![];
+    let replicas = replicas(runner)?;
+    for (at, replica) in &replicas {
+        for (other, its) in replicas.range(..at) {
+            if knows(at, other) && knows(other, at) && replica.vector != its.vector {
+                wrong.push(format!(
+                    "d{at} has applied {}, d{other} {}",
+                    replica.vector, its.vector
+                ));
+            }
+        }
+        if settled {
+            wrong.extend(unlike(runner, *at, replica, &disk(runner, *at).0));
+        }
+    }
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    wrong.insert(
+        0,
+        "all devices say that they are in sync, and are not".into(),
+    );
+    Err(broken("honest status", wrong))
+}
+
+/// A device that no user writes on has written nothing but what follows from the others' rows.
+fn no_echo(runner: &Runner) -> Result<(), Failure> {
+    let Some(at) = runner.profile.reader else {
+        return Ok(());
+    };
+    let Some(node) = runner.nodes.get(&at) else {
+        return Ok(());
+    };
+    let own = node.identity.keys.id();
+    let echoes = node.ask(|device, _| {
+        let store = device.store();
+        let space = store.space(&node.home_space)?;
+        let tx = store.read()?;
+        let mut echoes = vec![];
+        for item in TreeReader::open(&tx, space.no)?.rows()? {
+            let (id, row) = item?;
+            if row.keys.merge.is_some() || row.keys.into.is_some() {
+                continue;
+            }
+            let writers = store.written(&space.id, &id)?;
+            if writers.iter().any(|written| written.device == own) {
+                echoes.push(format!("d{at}, which has no user, wrote {row:?}"));
+            }
+        }
+        Ok(echoes)
+    });
+    match echoes.map_err(damaged)? {
+        Some(echoes) if !echoes.is_empty() => Err(broken("no echo", echoes)),
+        _ => Ok(()),
+    }
+}
+
+/// Compares what must not have changed.
+pub(super) fn unchanged(
+    invariant: &'static str,
+    before: &[String],
+    after: &[String],
+) -> Result<(), Failure> {
+    if before == after {
+        return Ok(());
+    }
+    let gone = before.iter().filter(|line| !after.contains(line));
+    let new = after.iter().filter(|line| !before.contains(line));
+    let details = gone
+        .map(|line| format!("before {line}"))
+        .chain(new.map(|line| format!("after  {line}")));
+    Err(broken(invariant, details.collect()))
+}
+
 /// Everything that must not change at rest, as lines.
 pub(super) fn state(runner: &mut Runner) -> Result<Vec<String>, Failure> {
     let mut lines = vec![];
@@ -292,7 +427,8 @@ pub(super) fn all(runner: &mut Runner) -> Result<(), Failure> {
     if !differences.is_empty() {
         return Err(broken("convergence", differences));
     }
-    versions(runner, &replicas)
+    versions(runner, &replicas)?;
+    no_echo(runner)
 }
 
 /// No loss, no zombies, no phantoms.
@@ -309,7 +445,10 @@ fn versions(runner: &Runner, replicas: &BTreeMap<usize, Replica>) -> Result<(), 
         return Ok(());
     };
     let (tree, _) = disk(runner, *at);
-    let set_aside: BTreeSet<&String> = replicas.values().flat_map(|r| &r.set_aside).collect();
+    let set_aside = runner.set_aside
+        || replicas
+            .values()
+            .any(|replica| !replica.set_aside.is_empty());
     let world = lock(&runner.world);
     let mut phantoms = vec![];
     let mut zombies = vec![];
@@ -327,10 +466,16 @@ fn versions(runner: &Runner, replicas: &BTreeMap<usize, Replica>) -> Result<(), 
             Shown::Symlink(target) => Written::Symlink(target.clone()),
         };
         match world.oracle.versions.get(&written) {
+            None if matches!(shown, Shown::File(_, _, bytes) if world.oracle.is_merge(bytes)) => {}
             None => phantoms.push(format!("{path} holds what nobody wrote: {shown:?}")),
             Some(version) => {
+                let bytes = version.bytes.as_deref().unwrap_or_default();
+                // A late joiner's first look writes it as if anew, beside what happens elsewhere.
+                let joined = runner.profile.joiner.is_some()
+                    && replica.again.contains(&keys.content_id(bytes));
                 if let Some(by) = &version.superseded
                     && !version.moved
+                    && !joined
                 {
                     zombies.push(format!(
                         "{path} shows version {} of d{} again ({by} had it before it)",
@@ -350,7 +495,7 @@ fn versions(runner: &Runner, replicas: &BTreeMap<usize, Replica>) -> Result<(), 
         let Some(bytes) = &version.bytes else {
             continue;
         };
-        if version.superseded.is_some() || seen.contains(written) {
+        if version.superseded.is_some() || version.is_text || seen.contains(written) {
             continue;
         }
         let id = keys.content_id(bytes);
@@ -363,9 +508,26 @@ fn versions(runner: &Runner, replicas: &BTreeMap<usize, Replica>) -> Result<(), 
         );
         if !replica.ever.contains(&id) {
             lost.push(format!("{what} is nowhere"));
-        } else if set_aside.is_empty() {
+        } else if !set_aside {
             buried.push(format!(
                 "{what} is in history only, and nobody overwrote it"
+            ));
+        }
+    }
+    let alive: BTreeSet<&[u8]> = replica
+        .alive
+        .iter()
+        .filter_map(|id| replica.inline.get(id))
+        .flat_map(|bytes| lines_of(bytes))
+        .collect();
+    for (line, written) in &world.oracle.lines {
+        // What a first join sets aside is in history.
+        if !written.superseded && !alive.contains(line.as_slice()) && !set_aside {
+            lost.push(format!(
+                "\"{}\", that d{} wrote into {}, is in no text",
+                String::from_utf8_lossy(line),
+                written.device,
+                written.path
             ));
         }
     }

@@ -100,6 +100,8 @@ pub(crate) struct Fs {
     now: Image,
     generation: u64,
     pub(crate) can: Abilities,
+    /// How far the machine's clock is ahead.
+    pub(crate) ahead_ns: i64,
     /// Handles by inode: what is open is not freed.
     open: BTreeMap<u64, u32>,
     /// States that a power failure may go back to, oldest first; the first one is durable.
@@ -134,6 +136,7 @@ impl Fs {
             now,
             generation: 1,
             can,
+            ahead_ns: 0,
             open: BTreeMap::new(),
             synced: BTreeMap::new(),
             watched: BTreeMap::new(),
@@ -238,6 +241,7 @@ impl Fs {
         // The kernel's clock ticks every four milliseconds.
         const TICK: u64 = 4_000_000;
         let grain = self.can.grain_ns.max(TICK);
+        let now_ns = now_ns.saturating_add_signed(self.ahead_ns);
         (now_ns - now_ns % grain) as i64
     }
 

@@ -8,7 +8,10 @@
 mod check;
 mod disk;
 mod fs;
+mod lie;
+mod link;
 mod medium;
+mod mishap;
 mod node;
 mod oracle;
 mod runner;
@@ -19,7 +22,7 @@ mod world;
 use rand_core::RngCore;
 
 pub use runner::{Detail, Failure, Outcome, run, shrink};
-pub use script::{DiskKind, Setup};
+pub use script::{DiskKind, Faults, Setup};
 pub use world::Counts;
 
 /// A number below `end`, which is not 0.

@@ -15,6 +15,7 @@ use pacsync_protocol::roster::RosterKeys;
 use pacsync_protocol::{DeviceId, SpaceId};
 use pacsync_store::content::packs::PackStore;
 use pacsync_store::documents::{Setting, Settings, settings_id};
+use pacsync_store::index::Attachment;
 use pacsync_store::{Identity, Store, StoreError};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -87,7 +88,7 @@ impl Transport for Wire {
                 &hash[..8]
             )
         });
-        world.send(conn.number(), lane, bytes).then_some(0)
+        world.send(conn.number(), lane, bytes)
     }
 
     fn close(&mut self, conn: ConnId, code: CloseCode, text: &str) {
@@ -100,7 +101,7 @@ impl Transport for Wire {
             world.say(format!("d{device} closes a connection: violation: {text}"));
             world.counts.add("violation");
         }
-        if let Some(end) = world.conns.remove(&conn.number()) {
+        if let Some(end) = world.net.conns.remove(&conn.number()) {
             world.at(30_000_000, Event::Closed { conn: end.peer });
         }
     }
@@ -142,11 +143,12 @@ fn config(at: usize) -> Config {
     }
 }
 
-pub(crate) fn now(world: &Shared) -> Now {
-    let ns = lock(world).clock_ns;
+/// The time as a device's process sees it.
+pub(crate) fn now(world: &Shared, device: usize) -> Now {
+    let (even_ms, ns) = lock(world).clocks(device);
     Now {
-        ms: ns / 1_000_000,
-        ns: ns as i64,
+        ms: even_ms as u64,
+        ns,
     }
 }
 
@@ -155,7 +157,7 @@ impl Node {
     pub(crate) fn found(world: &Shared, at: usize, seed: u64) -> Result<Self, StoreError> {
         let mut rng = ChaCha20Rng::seed_from_u64(seed);
         let root = Phrase::generate(&mut rng).root_keys();
-        let now_ms = now(world).ms;
+        let now_ms = now(world, at).ms;
         let identity = Identity {
             keys: DeviceKeys::generate(&mut rng),
             founding: FoundingRecord::found(&root, now_ms, &mut rng),
@@ -214,7 +216,7 @@ impl Node {
         };
         let node = Self::new(world, at, seed, identity, home_space);
         let mut store = node.open_store(&mut rng)?;
-        take_roster(&mut store, &welcome.segments, now(world).ms, &mut rng)?
+        take_roster(&mut store, &welcome.segments, now(world, at).ms, &mut rng)?
             .expect("the sponsor is honest");
         attach_home(&mut store, &home_space, &options(at))?;
         drop(store);
@@ -258,7 +260,6 @@ impl Node {
 
     /// Begins a process.
     pub(crate) fn start(&mut self) -> Result<(), Ended> {
-        let now = now(&self.world);
         let epoch = {
             let mut world = lock(&self.world);
             let Some(host) = world.hosts.get_mut(self.at) else {
@@ -266,11 +267,13 @@ impl Node {
             };
             host.epoch += 1;
             host.dead = false;
+            host.even_ms = host.fs.ahead_ns / 1_000_000;
             let epoch = host.epoch;
             world.say(format!("d{} starts", self.at));
             epoch
         };
         self.device = None;
+        let now = now(&self.world, self.at);
         let result = catch_unwind(AssertUnwindSafe(|| self.open(epoch, now)));
         match self.judge(result)? {
             Ok(device) => {
@@ -350,7 +353,7 @@ impl Node {
         &mut self,
         act: impl FnOnce(&mut Device, Now) -> Result<T, StoreError>,
     ) -> Result<Option<T>, Ended> {
-        let now = now(&self.world);
+        let now = now(&self.world, self.at);
         let Some(device) = &mut self.device else {
             return Ok(None);
         };
@@ -369,6 +372,47 @@ impl Node {
         };
         self.end();
         Err(ended)
+    }
+
+    /// Asks the running device something that changes nothing. `None` if it is not running.
+    pub(crate) fn ask<T>(
+        &self,
+        question: impl FnOnce(&Device, Now) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        let now = now(&self.world, self.at);
+        let device = self.device.as_ref();
+        device.map(|device| question(device, now)).transpose()
+    }
+
+    /// Empties the index of a device that is not running, as if it had just been attached; what
+    /// the logs hold stays. A device that has not joined yet has none to lose.
+    pub(crate) fn lose_index(&mut self) -> Result<(), StoreError> {
+        let mut rng = ChaCha20Rng::seed_from_u64(self.seed ^ 2);
+        let mut store = self.open_store(&mut rng)?;
+        let applied = store.applied(&self.home_space)?;
+        let txn = store.begin()?;
+        {
+            let no = txn.space(&self.home_space)?.no;
+            let mut index = txn.index(no)?;
+            let Some(before) = index.attachment()? else {
+                return Ok(());
+            };
+            if before.awaits_sponsor || before.join.is_some() {
+                return Ok(());
+            }
+            index.detach()?;
+            index.set_attachment(&Attachment {
+                root: before.root,
+                join: Some(applied),
+                root_identity: None,
+                first_scan: true,
+                entries: 0,
+                awaits_sponsor: false,
+                tracked: None,
+            })?;
+        }
+        txn.commit()?;
+        Ok(())
     }
 
     /// Drops the process without a word to its media.

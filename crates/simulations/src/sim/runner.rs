@@ -8,14 +8,16 @@ use pacsync_daemon::net::{ConnId, ConnectFailure, Direction, PeerStanding};
 use pacsync_protocol::grant::Role;
 use pacsync_protocol::identity::DeviceName;
 use pacsync_protocol::pairing::Peer;
-use pacsync_protocol::row::RESERVED_PREFIX;
+use pacsync_store::StoreError;
 
 use super::check;
 use super::fs::Fs;
+use super::lie::Liar;
+use super::mishap::Profile;
 use super::node::{Ended, Node, address};
-use super::script::{Action, Script, Setup, Step};
+use super::script::{Action, Faults, Script, Setup, Step};
 use super::user;
-use super::world::{Armed, Counts, EPOCH_NS, Event, Shared, World, lock};
+use super::world::{Armed, Counts, Crash, EPOCH_NS, Event, Shared, World, lock};
 
 const MS: u64 = 1_000_000;
 /// Virtual time that coming to rest may take.
@@ -98,11 +100,12 @@ pub fn shrink(setup: &Setup, invariant: &'static str, attempts: usize, detail: D
 }
 
 fn play(setup: &Setup, script: &Script, detail: Detail) -> Outcome {
-    let disks = (0..setup.devices)
+    let disks = (0..script.profile.devices())
         .map(|_| Fs::new(setup.disk.abilities(), EPOCH_NS))
         .collect();
     let world = Arc::new(Mutex::new(World::new(
         setup.seed,
+        &script.profile,
         disks,
         detail == Detail::Operations,
     )));
@@ -110,6 +113,9 @@ fn play(setup: &Setup, script: &Script, detail: Detail) -> Outcome {
         world: world.clone(),
         nodes: BTreeMap::new(),
         steps: 0,
+        seed: setup.seed,
+        profile: script.profile.clone(),
+        set_aside: false,
     };
     let mut failure = runner.play(setup, script).err();
     if let Some(failure) = &mut failure
@@ -138,6 +144,10 @@ pub(super) struct Runner {
     pub(super) world: Shared,
     pub(super) nodes: BTreeMap<usize, Node>,
     steps: u64,
+    seed: u64,
+    pub(super) profile: Profile,
+    /// A list of what was set aside is gone with an index.
+    pub(super) set_aside: bool,
 }
 
 fn broken(invariant: &'static str, details: Vec<String>) -> Failure {
@@ -150,35 +160,89 @@ impl Runner {
         self.rest("at the beginning")?;
         for step in &script.steps {
             self.run_for(step.wait_us * 1_000)?;
-            self.act(&step.action);
+            check::status(self)?;
+            self.act(&step.action)?;
         }
         lock(&self.world).say("heals".into());
         self.heal()?;
         self.rest("at the end")?;
         check::all(self)?;
-        self.check_nothing_to_do()
+        self.check_nothing_to_do()?;
+        if setup.faults == Faults::All {
+            self.check_index_loss()?;
+        }
+        Ok(())
     }
 
     fn set_up(&mut self, setup: &Setup) -> Result<(), Failure> {
-        let failed = |error: pacsync_store::StoreError| broken("set-up", vec![error.to_string()]);
-        let seed = |at: usize| setup.seed.wrapping_mul(1_000_003).wrapping_add(at as u64);
-        let founder = Node::found(&self.world, 0, seed(0)).map_err(failed)?;
+        let failed = |error: StoreError| broken("set-up", vec![error.to_string()]);
+        {
+            let mut world = lock(&self.world);
+            for (host, skew_ms) in world.hosts.iter_mut().zip(&self.profile.skew_ms) {
+                host.fs.ahead_ns = skew_ms * MS as i64;
+                host.even_ms = *skew_ms;
+            }
+        }
+        let founder = Node::found(&self.world, 0, self.seed_of(0)).map_err(failed)?;
         self.nodes.insert(0, founder);
         self.start(0)?;
         for at in 1..setup.devices {
-            let keys = Node::keys(seed(at));
-            let peer = Peer {
-                name: DeviceName::new(&format!("d{at}")).expect("a plain name"),
-                device: keys.public(),
-                role: Role::Admin,
-            };
-            let welcome = self
-                .call(0, |device, now| Ok(device.enrol(&peer, now)))?
-                .ok_or_else(|| broken("set-up", vec!["the founder is not running".into()]))?
-                .map_err(|why| broken("set-up", vec![why]))?;
-            let node = Node::join(&self.world, at, seed(at), keys, welcome).map_err(failed)?;
-            self.nodes.insert(at, node);
-            self.start(at)?;
+            if !self.join(at, 0, self.seed_of(at))? {
+                return Err(broken("set-up", vec!["the founder enrols nobody".into()]));
+            }
+        }
+        Ok(())
+    }
+
+    fn seed_of(&self, at: usize) -> u64 {
+        self.seed.wrapping_mul(1_000_003).wrapping_add(at as u64)
+    }
+
+    /// A sponsor lets a device in; false if it died over that.
+    fn join(&mut self, at: usize, sponsor: usize, seed: u64) -> Result<bool, Failure> {
+        let failed = |error: StoreError| broken("set-up", vec![error.to_string()]);
+        let keys = Node::keys(seed);
+        let peer = Peer {
+            name: DeviceName::new(&format!("d{at}")).expect("a plain name"),
+            device: keys.public(),
+            role: Role::Admin,
+        };
+        let welcome = self.call(sponsor, |device, now| Ok(device.enrol(&peer, now)))?;
+        let Some(welcome) = welcome else {
+            return Ok(false);
+        };
+        let welcome = match welcome {
+            Ok(welcome) => welcome,
+            Err(why) => {
+                lock(&self.world).say(format!("d{sponsor} does not enrol d{at}: {why}"));
+                return Ok(false);
+            }
+        };
+        let node = Node::join(&self.world, at, seed, keys, welcome).map_err(failed)?;
+        self.nodes.insert(at, node);
+        self.start(at)?;
+        Ok(true)
+    }
+
+    /// A device comes later: whoever runs lets it in, now or soon.
+    fn join_late(&mut self, at: usize) -> Result<(), Failure> {
+        if self.nodes.contains_key(&at) {
+            return Ok(());
+        }
+        let now = lock(&self.world).clock_ns;
+        let running = |(_, node): &(&usize, &Node)| node.device.is_some();
+        let sponsor = self.nodes.iter().find(running).map(|(at, _)| *at);
+        let has_joined = match sponsor {
+            // Other keys for each attempt, as a home that never joined would have.
+            Some(sponsor) => self.join(at, sponsor, self.seed_of(at) ^ now)?,
+            None => false,
+        };
+        let mut world = lock(&self.world);
+        if has_joined {
+            world.counts.add("device added");
+            world.say(format!("d{at} has joined"));
+        } else {
+            world.at(1_000 * MS, Event::Join { device: at });
         }
         Ok(())
     }
@@ -239,7 +303,7 @@ impl Runner {
         }
     }
 
-    fn act(&mut self, action: &Action) {
+    fn act(&mut self, action: &Action) -> Result<(), Failure> {
         let mut world = lock(&self.world);
         match action {
             Action::Device {
@@ -248,7 +312,7 @@ impl Runner {
                 what,
             } => {
                 let running = world.hosts.get(*device).is_some_and(|host| !host.dead);
-                if running || matches!(what, Armed::Edit { .. }) {
+                if running || matches!(what, Armed::Edit { .. } | Armed::Text { .. }) {
                     world.strike(*device, what.clone());
                 }
             }
@@ -269,7 +333,7 @@ impl Runner {
             Action::Cut { a, b, ms } => {
                 world.say(format!("d{a} and d{b} are cut off for {ms} ms"));
                 world.counts.add("partition");
-                world.cut.insert((*a.min(b), *a.max(b)));
+                world.net.cut(*a, *b);
                 world.disconnect(*a, *b);
                 world.at(ms * MS, Event::Heal { a: *a, b: *b });
             }
@@ -291,14 +355,85 @@ impl Runner {
                     },
                 );
             }
+            Action::Tear { a, b } => {
+                world.say(format!("connections of d{a} and d{b} are torn"));
+                world.counts.add("connection torn");
+                world.tear(*a, *b);
+            }
+            Action::Silence { from, to, ms } => {
+                world.say(format!("nothing gets from d{from} to d{to} for {ms} ms"));
+                world.counts.add("one-way link");
+                world.silence(*from, *to, *ms);
+            }
+            Action::Clock { device, ms } => {
+                world.say(format!("d{device}'s clock is set {ms} ms ahead"));
+                world.counts.add("clock set");
+                if let Some(host) = world.hosts.get_mut(*device) {
+                    host.fs.ahead_ns = ms * MS as i64;
+                }
+            }
+            Action::Sleep { device, ms } => {
+                world.counts.add("long sleep");
+                world.crash(*device, Crash::Kill, *ms);
+            }
+            Action::Pass { ms, seed } => {
+                world.say(format!("{ms} ms pass"));
+                for a in 0..world.hosts.len() {
+                    for b in a + 1..world.hosts.len() {
+                        world.disconnect(a, b);
+                    }
+                }
+                world.pass(*ms);
+                for (at, host) in world.hosts.iter_mut().enumerate() {
+                    if seed >> at & 1 == 1 {
+                        host.even_ms -= *ms as i64;
+                    }
+                }
+            }
+            Action::Lie {
+                device,
+                style,
+                seed,
+                ms,
+            } => {
+                world.say(format!("d{device} lies ({style:?}) for {ms} ms"));
+                world.counts.add("liar");
+                world.net.liars.insert(*device, Liar::new(*style, *seed));
+                world.at(ms * MS, Event::Honest { device: *device });
+            }
+            Action::Join { device } => {
+                drop(world);
+                return self.join_late(*device);
+            }
         }
         drop(world);
         // A process that this killed is gone.
-        let at = match action {
-            Action::Device { device, .. } => *device,
-            _ => return,
+        match action {
+            Action::Device { device, .. } | Action::Sleep { device, .. } => self.bury(*device),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A device ends, and its index is gone when it begins anew.
+    fn lose_index(&mut self, at: usize, down_ms: u64) -> Result<(), Failure> {
+        if !self.nodes.contains_key(&at) {
+            return Ok(());
+        }
+        {
+            let mut world = lock(&self.world);
+            world.say(format!("d{at} loses its index"));
+            world.counts.add("index lost");
+            world.crash(at, Crash::Kill, down_ms);
+        }
+        // What a first join has set aside is listed there.
+        self.set_aside |= check::has_set_aside(self, at)?;
+        let Some(node) = self.nodes.get_mut(&at) else {
+            return Ok(());
         };
-        self.bury(at);
+        node.end();
+        let lost = node.lose_index();
+        lost.map_err(|error| broken("the replica can be read", vec![error.to_string()]))
     }
 
     /// Drops a process that died between its calls.
@@ -358,7 +493,11 @@ impl Runner {
             node.wake_ns = if more {
                 Some(now + 50_000)
             } else {
-                due.map(|ms| (ms * MS).max(now + MS))
+                let even_ms = lock(&self.world).hosts.get(at).map_or(0, |h| h.even_ms);
+                due.map(|ms| {
+                    let ns = (ms as i64).saturating_sub(even_ms).max(0) as u64 * MS;
+                    ns.max(now + MS)
+                })
             };
         }
         Ok(())
@@ -375,7 +514,7 @@ impl Runner {
                 })?;
             }
             Event::Closed { conn } => {
-                let end = lock(&self.world).conns.remove(&conn);
+                let end = lock(&self.world).net.conns.remove(&conn);
                 if let Some(end) = end {
                     self.call(end.device, |device, now| {
                         device.closed(ConnId::from_number(conn), "lost", now);
@@ -412,9 +551,18 @@ impl Runner {
                     self.start(device)?;
                 }
             }
-            Event::Heal { a, b } => {
-                lock(&self.world).cut.remove(&(a.min(b), a.max(b)));
+            Event::Heal { a, b } => lock(&self.world).net.mend(a, b),
+            Event::TimedOut { a, b } => lock(&self.world).disconnect(a, b),
+            Event::Sent { conn, lane, cost } => {
+                let has_drained = lock(&self.world).sent(conn, lane, cost);
+                if has_drained && let Some(at) = self.end_of(conn) {
+                    self.call(at, |device, now| {
+                        device.drained(ConnId::from_number(conn), lane, now)
+                    })?;
+                }
             }
+            Event::Join { device } => self.join_late(device)?,
+            Event::Honest { device } => self.be_honest(device),
             Event::Finish {
                 device,
                 ino,
@@ -428,7 +576,7 @@ impl Runner {
     /// The device at a connection's end, if its process still is the one that had it.
     fn end_of(&self, conn: u64) -> Option<usize> {
         let world = lock(&self.world);
-        let end = world.conns.get(&conn)?;
+        let end = world.net.conns.get(&conn)?;
         let host = world.hosts.get(end.device)?;
         (host.epoch == end.epoch && !host.dead).then_some(end.device)
     }
@@ -443,7 +591,8 @@ impl Runner {
             if !current {
                 return Ok(());
             }
-            !world.are_cut(from, to) && world.hosts.get(to).is_some_and(|host| !host.dead)
+            world.net.can_dial(from, to, world.clock_ns)
+                && world.hosts.get(to).is_some_and(|host| !host.dead)
         };
         let members = |runner: &mut Self, at| runner.call(at, |device, _| Ok(device.members()));
         let ids = (
@@ -467,7 +616,13 @@ impl Runner {
         } else {
             PeerStanding::Unknown
         };
-        let (a, b) = lock(&self.world).join(from, to);
+        let (a, b) = {
+            let mut guard = lock(&self.world);
+            let world: &mut World = &mut guard;
+            let end = |at: usize| (at, world.hosts.get(at).map_or(0, |host| host.epoch));
+            let ends = (end(from), end(to));
+            world.net.join(ends.0, ends.1)
+        };
         self.call(to, |device, now| {
             let conn = ConnId::from_number(b);
             device.connected(
@@ -489,12 +644,16 @@ impl Runner {
 
     /// Nothing goes wrong any more, and everybody is there.
     fn heal(&mut self) -> Result<(), Failure> {
+        let liars: Vec<usize> = lock(&self.world).net.liars.keys().copied().collect();
+        for liar in liars {
+            self.be_honest(liar);
+        }
         let mut down = vec![];
         {
             let mut guard = lock(&self.world);
             let world: &mut World = &mut guard;
             world.healed = true;
-            world.cut.clear();
+            world.net.mend_all();
             for at in 0..world.hosts.len() {
                 let Some(host) = world.hosts.get_mut(at) else {
                     continue;
@@ -505,7 +664,7 @@ impl Runner {
                     down.push(at);
                 }
                 for (_, armed) in armed {
-                    if let Armed::Edit { .. } = armed {
+                    if let Armed::Edit { .. } | Armed::Text { .. } = armed {
                         world.strike(at, armed);
                     }
                 }
@@ -514,19 +673,29 @@ impl Runner {
         for at in down {
             self.start(at)?;
         }
-        Ok(())
+        match self.profile.joiner {
+            Some(joiner) => self.join_late(joiner),
+            None => Ok(()),
+        }
+    }
+
+    /// A liar's bytes arrive as they are from now on; whoever believed it hears it anew.
+    fn be_honest(&mut self, at: usize) {
+        let mut world = lock(&self.world);
+        if world.net.liars.remove(&at).is_some() {
+            world.say(format!("d{at} is honest"));
+            world.net.honest_ns = Some(world.clock_ns);
+            world.crash(at, Crash::Kill, 10);
+        }
+        drop(world);
+        self.bury(at);
     }
 
     fn is_at_rest(&mut self) -> Result<bool, Failure> {
         {
             let world = lock(&self.world);
-            let reserved = |host: &super::world::Host| {
-                host.fs
-                    .walk()
-                    .iter()
-                    .any(|(path, _)| path.names().any(|name| name.starts_with(RESERVED_PREFIX)))
-            };
-            if world.hosts.iter().any(reserved) {
+            let has_temporary = |host: &super::world::Host| host.temporary().next().is_some();
+            if world.hosts.iter().any(has_temporary) {
                 return Ok(false);
             }
         }
@@ -548,6 +717,7 @@ impl Runner {
         let mut calm = 0;
         loop {
             self.run_for(700 * MS)?;
+            check::status(self)?;
             calm = if self.is_at_rest()? { calm + 1 } else { 0 };
             // Longer than anything waits before it is looked at again.
             if calm >= 5 {
@@ -626,16 +796,19 @@ impl Runner {
         }
         self.rest("after a new beginning")?;
         let after = check::state(self)?;
-        if before != after {
-            let mut details = vec!["looking at everything anew changed something".to_owned()];
-            for (line, other) in before.iter().zip(&after) {
-                if line != other {
-                    details.push(format!("before {line}"));
-                    details.push(format!("after  {other}"));
-                }
-            }
-            return Err(broken("nothing to do at rest", details));
-        }
+        check::unchanged("nothing to do at rest", &before, &after)?;
+        check::all(self)
+    }
+
+    /// A device at rest loses its index: a look at everything, and nothing comes of it.
+    fn check_index_loss(&mut self) -> Result<(), Failure> {
+        let before = check::state(self)?;
+        let count = self.nodes.len().max(1);
+        let at = (self.seed / 7) as usize % count;
+        self.lose_index(at, 100)?;
+        self.rest("after an index was lost")?;
+        let after = check::state(self)?;
+        check::unchanged("losing the index costs a look", &before, &after)?;
         check::all(self)
     }
 }

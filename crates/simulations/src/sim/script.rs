@@ -7,6 +7,8 @@ use rand_core::{RngCore, SeedableRng};
 
 use super::below;
 use super::fs::Abilities;
+use super::lie::Style;
+use super::mishap::{self, Profile};
 use super::world::{Armed, Crash, Fault};
 
 /// What a run is made of.
@@ -20,6 +22,20 @@ pub struct Setup {
     pub devices: usize,
     /// What all their disks can do.
     pub disk: DiskKind,
+    /// What goes wrong.
+    pub faults: Faults,
+}
+
+/// What goes wrong in runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Faults {
+    /// Crashes, power loss, refusing disks, lost events, lost connections and partitions: what
+    /// the first generator draws.
+    Classic,
+    /// These, and what the second one draws: bad links, torn connections, silence in one direction, lies,
+    /// wrong clocks, sleep for years, devices that come later, a lost index, edits of texts.
+    #[default]
+    All,
 }
 
 /// What a disk can do.
@@ -63,6 +79,26 @@ pub(crate) enum Action {
     Cut { a: usize, b: usize, ms: u64 },
     /// A device's watcher has lost events.
     Overflow { device: usize },
+    /// Connections between two devices break in the middle of frames.
+    Tear { a: usize, b: usize },
+    /// Nothing gets from one device to another for a while.
+    Silence { from: usize, to: usize, ms: u64 },
+    /// A device's clock is set: ahead of the true one by so much.
+    Clock { device: usize, ms: i64 },
+    /// A device is switched off for so long.
+    Sleep { device: usize, ms: u64 },
+    /// So much time passes at once; the devices that are on slept through it or not, as the seed
+    /// says.
+    Pass { ms: u64, seed: u64 },
+    /// A new device comes.
+    Join { device: usize },
+    /// What a device sends is changed on the way.
+    Lie {
+        device: usize,
+        style: Style,
+        seed: u64,
+        ms: u64,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -74,6 +110,7 @@ pub(crate) struct Step {
 /// A script.
 #[derive(Debug, Clone)]
 pub(crate) struct Script {
+    pub(crate) profile: Profile,
     pub(crate) steps: Vec<Step>,
 }
 
@@ -89,7 +126,8 @@ impl Script {
         let steps = (0..setup.steps)
             .map(|_| Self::step(&mut rng, setup.devices, kills, power, faults, cuts, slow))
             .collect();
-        Self { steps }
+        let (profile, steps) = mishap::weave(setup, steps);
+        Self { profile, steps }
     }
 
     #[expect(
@@ -174,6 +212,7 @@ impl fmt::Display for Step {
             } => {
                 match what {
                     Armed::Edit { seed } => write!(f, "d{device} edits (seed {seed:#x})")?,
+                    Armed::Text { seed } => write!(f, "d{device} edits a text (seed {seed:#x})")?,
                     Armed::Crash { crash, down_ms } => {
                         write!(f, "d{device} {crash:?}, down {down_ms} ms")?;
                     }
@@ -189,6 +228,17 @@ impl fmt::Display for Step {
             Action::Drop { a, b } => write!(f, "connections of d{a} and d{b} break"),
             Action::Cut { a, b, ms } => write!(f, "d{a} and d{b} are cut off for {ms} ms"),
             Action::Overflow { device } => write!(f, "d{device} loses events"),
+            Action::Tear { a, b } => write!(f, "connections of d{a} and d{b} are torn"),
+            Action::Silence { from, to, ms } => {
+                write!(f, "nothing gets from d{from} to d{to} for {ms} ms")
+            }
+            Action::Clock { device, ms } => write!(f, "d{device}'s clock is set {ms} ms ahead"),
+            Action::Sleep { device, ms } => write!(f, "d{device} is off for {ms} ms"),
+            Action::Pass { ms, .. } => write!(f, "{ms} ms pass"),
+            Action::Join { device } => write!(f, "d{device} joins"),
+            Action::Lie {
+                device, style, ms, ..
+            } => write!(f, "d{device} lies ({style:?}) for {ms} ms"),
         }
     }
 }

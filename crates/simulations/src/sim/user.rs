@@ -11,6 +11,10 @@ use super::oracle::Written;
 use super::world::{Event, World};
 
 const NAMES: [&str; 6] = ["a", "b", "c", "notes", "Notes", "x.txt"];
+/// Names of texts; nothing else is made under them.
+const TEXTS: [&str; 3] = ["list", "todo.txt", "plan.md"];
+/// Lines of a new text: far enough apart that edits often merge.
+const LINES: usize = 12;
 const DIRS: [&str; 3] = ["d", "e", "src"];
 /// Directories are nested no deeper.
 const DEPTH_MAX: usize = 3;
@@ -30,6 +34,17 @@ pub(crate) fn edit(world: &mut World, device: usize, seed: u64) {
     user.edit(&mut rng);
     if let Some(host) = user.world.hosts.get_mut(device) {
         // What users save is durable: what a syncer owes them begins there.
+        host.fs.sync_all();
+    }
+    user.world.deliver_events(device);
+}
+
+/// One edit of a text: a line changed, added or taken out.
+pub(crate) fn edit_text(world: &mut World, device: usize, seed: u64) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut user = User { world, device };
+    user.edit_text(&mut rng);
+    if let Some(host) = user.world.hosts.get_mut(device) {
         host.fs.sync_all();
     }
     user.world.deliver_events(device);
@@ -76,6 +91,10 @@ fn size(rng: &mut ChaCha8Rng) -> usize {
 impl User<'_> {
     fn now(&mut self) -> u64 {
         self.world.clock_ns += 1_000;
+        let now = self.world.clock_ns;
+        if let Some(host) = self.world.hosts.get_mut(self.device) {
+            host.edited_ns = now;
+        }
         self.world.clock_ns
     }
 
@@ -130,6 +149,9 @@ impl User<'_> {
         let Some(written) = self.written(ino) else {
             return String::new();
         };
+        if let Some(Body::File(data)) = self.fs().inode(ino).map(|inode| inode.body.clone()) {
+            self.world.oracle.supersede_lines(&data);
+        }
         match self.world.oracle.supersede(&written, by) {
             Some(number) => format!(" over version {number}"),
             None => " over nothing of note".into(),
@@ -195,6 +217,102 @@ impl User<'_> {
                 }
             }
             _ => self.write(&fresh, size),
+        }
+    }
+
+    fn edit_text(&mut self, rng: &mut ChaCha8Rng) {
+        self.world.counts.add("edit of a text");
+        let view = self.view();
+        let texts: Vec<&RelPath> = view
+            .files
+            .iter()
+            .filter(|path| {
+                let is_text = |name: &&str| path.name() == Some(name.as_bytes());
+                TEXTS.iter().any(|name| is_text(&name))
+            })
+            .collect();
+        let number = self.world.oracle.next();
+        let device = self.device;
+        let line = |at: usize| format!("line {at} of version {number} of d{device}\n");
+        let at = below(rng, texts.len().max(1) as u64) as usize;
+        let found = texts
+            .get(at)
+            .filter(|_| below(rng, 5) > 0)
+            .copied()
+            .cloned();
+        let (path, before, after) = match found {
+            Some(path) => {
+                let body = self.fs().lookup(&path).ok();
+                let body = body.and_then(|ino| Some(self.fs().inode(ino)?.body.clone()));
+                let Some(Body::File(data)) = body else { return };
+                if data.contains(&0) {
+                    // Somebody made it something else.
+                    return;
+                }
+                let mut lines: Vec<String> = String::from_utf8_lossy(&data)
+                    .split_inclusive('\n')
+                    .map(str::to_owned)
+                    .collect();
+                let at = below(rng, lines.len() as u64 + 1) as usize;
+                let count = lines.len();
+                match (below(rng, 4), lines.get_mut(at)) {
+                    (0, Some(_)) if count > 4 => drop(lines.remove(at)),
+                    (1, _) | (_, None) if count < 2 * LINES => lines.insert(at, line(0)),
+                    (_, Some(changed)) => *changed = line(0),
+                    (_, None) => return,
+                }
+                (path, data.to_vec(), lines.concat().into_bytes())
+            }
+            None => {
+                let at = below(rng, view.dirs.len() as u64) as usize;
+                let name = TEXTS[below(rng, TEXTS.len() as u64) as usize];
+                let dir = view.dirs.get(at).cloned().unwrap_or_default();
+                let Ok(path) = dir.join(name.as_bytes()) else {
+                    return;
+                };
+                if self.fs().lookup(&path).is_ok() {
+                    return;
+                }
+                let lines: String = (0..LINES).map(line).collect();
+                (path, vec![], lines.into_bytes())
+            }
+        };
+        self.world
+            .oracle
+            .supersede(&Written::file(&before), &format!("edit, version {number}"));
+        let over = match before.is_empty() {
+            true => "",
+            false => " over another one",
+        };
+        if self.put_text(&path, number, &after, below(rng, 2) == 0) {
+            self.say(&format!("edits text {path}: version {number}{over}"));
+            let path = path.to_string();
+            let oracle = &mut self.world.oracle;
+            oracle.saved_text(number, device, &path, after, &before);
+        }
+    }
+
+    fn put_text(&mut self, path: &RelPath, number: u64, bytes: &[u8], by_rename: bool) -> bool {
+        let now = self.now();
+        let temp = path
+            .parent()
+            .and_then(|dir| dir.join(format!(".save-{number}").as_bytes()).ok())
+            .filter(|_| by_rename);
+        let at = temp.as_ref().unwrap_or(path);
+        let ino = match self.fs().lookup(at) {
+            Ok(ino) => ino,
+            Err(_) => match self.fs().create(at, 0o644, now) {
+                Ok(ino) => ino,
+                Err(_) => return false,
+            },
+        };
+        self.fs().hold(ino);
+        self.fs().set_len(ino, 0, now);
+        self.fs().write(ino, 0, bytes, now);
+        self.fs().release(ino, true);
+        match &temp {
+            Some(temp) => self.fs().rename(temp, path, true, now).is_ok(),
+            None => true,
         }
     }
 

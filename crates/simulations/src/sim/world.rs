@@ -3,19 +3,22 @@
 //! One lock around all of it: everything runs on one thread, and the engine's calls come back
 //! here at each disk operation, which is where a user or a crash cuts in.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pacsync_daemon::disk::{DiskOp, FsEvent};
+use pacsync_daemon::disk::{DiskOp, FsEvent, RelPath};
 use pacsync_daemon::net::Lane;
+use pacsync_protocol::row::RESERVED_PREFIX;
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
 use super::below;
 use super::fs::{Fs, Refused};
+use super::link::Network;
 use super::medium::{Medium, Packs};
+use super::mishap::Profile;
 use super::oracle::Oracle;
 use super::user;
 
@@ -90,9 +93,21 @@ pub(crate) enum Fault {
 /// Something that comes when a device has done so many more operations.
 #[derive(Debug, Clone)]
 pub(crate) enum Armed {
-    Edit { seed: u64 },
-    Crash { crash: Crash, down_ms: u64 },
-    Fault { fault: Fault, times: u32 },
+    Edit {
+        seed: u64,
+    },
+    /// An edit of a text, which may merge with others.
+    Text {
+        seed: u64,
+    },
+    Crash {
+        crash: Crash,
+        down_ms: u64,
+    },
+    Fault {
+        fault: Fault,
+        times: u32,
+    },
 }
 
 /// One device's machine.
@@ -107,23 +122,26 @@ pub(crate) struct Host {
     pub(crate) dead: bool,
     pub(crate) ops: u64,
     pub(crate) armed: Vec<(u64, Armed)>,
+    /// How far the clock of its timers is ahead: that of its wall when the process began, less
+    /// what it slept.
+    pub(crate) even_ms: i64,
+    /// When the user last changed something.
+    pub(crate) edited_ns: u64,
     fault: Option<(Fault, u32)>,
     rng: ChaCha8Rng,
 }
 
 impl Host {
+    /// Paths of the engine's temporary files.
+    pub(crate) fn temporary(&self) -> impl Iterator<Item = RelPath> {
+        let walk = self.fs.walk().into_iter();
+        walk.map(|(path, _)| path)
+            .filter(|path| path.names().any(|name| name.starts_with(RESERVED_PREFIX)))
+    }
+
     pub(crate) fn clear_fault(&mut self) {
         self.fault = None;
     }
-}
-
-/// One end of a connection.
-#[derive(Debug)]
-pub(crate) struct ConnEnd {
-    pub(crate) device: usize,
-    pub(crate) epoch: u64,
-    pub(crate) peer: u64,
-    lanes_ns: [u64; 2],
 }
 
 /// What will happen.
@@ -137,6 +155,17 @@ pub(crate) enum Event {
     Closed {
         conn: u64,
     },
+    /// A frame has left.
+    Sent {
+        conn: u64,
+        lane: Lane,
+        cost: u64,
+    },
+    /// Two devices give up their connections.
+    TimedOut {
+        a: usize,
+        b: usize,
+    },
     Dial {
         device: usize,
         epoch: u64,
@@ -148,6 +177,14 @@ pub(crate) enum Event {
         event: FsEvent,
     },
     Restart {
+        device: usize,
+    },
+    /// A new device comes.
+    Join {
+        device: usize,
+    },
+    /// A device lies no more.
+    Honest {
         device: usize,
     },
     Heal {
@@ -206,9 +243,7 @@ pub(crate) struct World {
     pub(crate) hosts: Vec<Host>,
     pub(crate) queue: BTreeMap<(u64, u64), Event>,
     queued: u64,
-    pub(crate) conns: BTreeMap<u64, ConnEnd>,
-    next_conn: u64,
-    pub(crate) cut: BTreeSet<(usize, usize)>,
+    pub(crate) net: Network,
     pub(crate) oracle: Oracle,
     pub(crate) trace: Trace,
     pub(crate) counts: Counts,
@@ -236,7 +271,7 @@ pub(crate) enum Tick {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, disks: Vec<Fs>, verbose: bool) -> Self {
+    pub(crate) fn new(seed: u64, profile: &Profile, disks: Vec<Fs>, verbose: bool) -> Self {
         let hosts = disks
             .into_iter()
             .enumerate()
@@ -248,6 +283,8 @@ impl World {
                 dead: true,
                 ops: 0,
                 armed: vec![],
+                even_ms: 0,
+                edited_ns: 0,
                 fault: None,
                 rng: ChaCha8Rng::seed_from_u64(seed ^ (at as u64 + 1) << 32),
             })
@@ -257,9 +294,7 @@ impl World {
             hosts,
             queue: BTreeMap::new(),
             queued: 0,
-            conns: BTreeMap::new(),
-            next_conn: 1,
-            cut: BTreeSet::new(),
+            net: Network::new(profile.links),
             oracle: Oracle::default(),
             trace: Trace {
                 hash: blake3::Hasher::new(),
@@ -270,6 +305,31 @@ impl World {
             rng: ChaCha8Rng::seed_from_u64(seed ^ 0x5eed),
             healed: false,
         }
+    }
+
+    /// A device's clocks: that of its timers, which nobody sets, and that on its wall.
+    pub(crate) fn clocks(&self, device: usize) -> (i64, i64) {
+        let clock = self
+            .hosts
+            .get(device)
+            .map_or((0, 0), |host| (host.even_ms, host.fs.ahead_ns));
+        let now_ns = self.clock_ns as i64;
+        (now_ns / 1_000_000 + clock.0, now_ns + clock.1)
+    }
+
+    /// Time goes on at once, and whatever was under way is as long ago; a device that is off
+    /// begins when it said that it would.
+    pub(crate) fn pass(&mut self, ms: u64) {
+        let ns = ms * 1_000_000;
+        self.clock_ns += ns;
+        let queue = std::mem::take(&mut self.queue);
+        self.queue = queue
+            .into_iter()
+            .map(|((at, number), event)| match event {
+                Event::Restart { .. } => ((at, number), event),
+                event => ((at + ns, number), event),
+            })
+            .collect();
     }
 
     pub(crate) fn at(&mut self, in_ns: u64, event: Event) {
@@ -356,6 +416,7 @@ impl World {
     pub(crate) fn strike(&mut self, device: usize, armed: Armed) {
         match armed {
             Armed::Edit { seed } => user::edit(self, device, seed),
+            Armed::Text { seed } => user::edit_text(self, device, seed),
             Armed::Crash { crash, down_ms } => self.crash(device, crash, down_ms),
             Armed::Fault { fault, times } => {
                 let name = match fault {
@@ -400,91 +461,6 @@ impl World {
         }
         self.hang_up(device);
         self.at(down_ms * 1_000_000, Event::Restart { device });
-    }
-
-    /// All connections of a device end; the others notice after a while.
-    pub(crate) fn hang_up(&mut self, device: usize) {
-        let own: Vec<(u64, u64)> = self
-            .conns
-            .iter()
-            .filter(|(_, end)| end.device == device)
-            .map(|(conn, end)| (*conn, end.peer))
-            .collect();
-        for (conn, peer) in own {
-            self.conns.remove(&conn);
-            let wait = self.random(2_000_000_000);
-            self.at(wait, Event::Closed { conn: peer });
-        }
-    }
-
-    /// Cuts two devices off from each other; both notice after a while.
-    pub(crate) fn disconnect(&mut self, a: usize, b: usize) {
-        let between: Vec<u64> = self
-            .conns
-            .iter()
-            .filter(|(_, end)| {
-                let other = self.conns.get(&end.peer).map(|end| end.device);
-                (end.device == a && other == Some(b)) || (end.device == b && other == Some(a))
-            })
-            .map(|(conn, _)| *conn)
-            .collect();
-        for conn in between {
-            // Nothing gets through any more, but the end itself stands until it is told.
-            if let Some(end) = self.conns.get_mut(&conn) {
-                end.peer = 0;
-            }
-            let wait = self.random(3_000_000_000);
-            self.at(wait, Event::Closed { conn });
-        }
-    }
-
-    pub(crate) fn are_cut(&self, a: usize, b: usize) -> bool {
-        self.cut.contains(&(a.min(b), a.max(b)))
-    }
-
-    /// Makes a connection; returns both ends' numbers.
-    pub(crate) fn join(&mut self, from: usize, to: usize) -> (u64, u64) {
-        let (a, b) = (self.next_conn, self.next_conn + 1);
-        self.next_conn += 2;
-        for (conn, device, peer) in [(a, from, b), (b, to, a)] {
-            let epoch = self.hosts.get(device).map_or(0, |host| host.epoch);
-            let end = ConnEnd {
-                device,
-                epoch,
-                peer,
-                lanes_ns: [0; 2],
-            };
-            self.conns.insert(conn, end);
-        }
-        (a, b)
-    }
-
-    /// A process sends a frame; false if the connection is gone.
-    pub(crate) fn send(&mut self, conn: u64, lane: Lane, bytes: Vec<u8>) -> bool {
-        let delay = 200_000 + self.random(20_000_000);
-        let earliest = self.clock_ns + delay;
-        let Some(end) = self.conns.get_mut(&conn) else {
-            return false;
-        };
-        let at = match lane {
-            Lane::State => 0,
-            Lane::Content => 1,
-        };
-        let peer = end.peer;
-        let Some(last) = end.lanes_ns.get_mut(at) else {
-            return false;
-        };
-        *last = earliest.max(*last + 1_000);
-        let wait = *last - self.clock_ns;
-        self.at(
-            wait,
-            Event::Frame {
-                conn: peer,
-                lane,
-                bytes,
-            },
-        );
-        true
     }
 
     /// Hands the disk's events to the device's process.
