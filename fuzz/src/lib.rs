@@ -13,6 +13,7 @@ use pacsync_daemon::control::api;
 use pacsync_daemon::disk::RelPath;
 use pacsync_daemon::worktree::Tracking;
 use pacsync_protocol::ack::VerifiedAck;
+use pacsync_protocol::checkpoint;
 use pacsync_protocol::content::{Manifest, ObjectId};
 use pacsync_protocol::crypto::{self, Key, SigningKey, domain};
 use pacsync_protocol::grant::{Grant, Role};
@@ -274,6 +275,16 @@ pub fn beacons(data: &[u8]) {
 pub fn ack(data: &[u8]) {
     if let Ok(ack) = VerifiedAck::from_bytes(data) {
         assert_eq!(ack.bytes(), data);
+    }
+}
+
+/// A checkpoint's header, and the items of a part.
+pub fn checkpoint(data: &[u8]) {
+    if let Ok(header) = checkpoint::VerifiedHeader::from_bytes(data) {
+        assert_eq!(header.bytes(), data);
+    }
+    if let Ok(items) = checkpoint::decode_items(data) {
+        assert!(items.len() <= checkpoint::ITEMS_MAX);
     }
 }
 

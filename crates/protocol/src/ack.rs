@@ -33,6 +33,10 @@ pub struct Ack {
     /// Milliseconds since 1970; of two acks of one device the later counts.
     #[n(4)]
     pub time_ms: u64,
+    /// What of the roster is applied: whoever has less does not know all devices that this one
+    /// counts as holding the space.
+    #[n(5)]
+    pub roster: VersionVector,
 }
 
 #[derive(Encode, Decode)]
@@ -132,6 +136,7 @@ mod tests {
             vector,
             clock: 6,
             time_ms: 7,
+            roster: VersionVector::new(),
         };
         ack.sign(&signer).expect("signs")
     }

@@ -64,6 +64,16 @@ pub mod domain {
     pub const PAIR: &str = "pacsync v1 pairing";
     /// Signature of an ack.
     pub const ACK: &str = "pacsync v1 ack";
+    /// Signature of a checkpoint's header; the hash that binds its parts to it.
+    pub const CHECKPOINT: &str = "pacsync v1 checkpoint";
+    /// Subkey of an epoch key for parts of checkpoints.
+    pub const CHECKPOINT_KEY: &str = "pacsync v1 checkpoint key";
+    /// Subkey of an epoch key for nonces of such parts.
+    pub const CHECKPOINT_NONCE_KEY: &str = "pacsync v1 checkpoint nonce key";
+    /// Root over the rows of a checkpoint.
+    pub const CHECKPOINT_ROWS: &str = "pacsync v1 checkpoint rows";
+    /// Root over the documents of a checkpoint.
+    pub const CHECKPOINT_DOCUMENTS: &str = "pacsync v1 checkpoint documents";
     /// Ids of documents with a fixed place: settings of a space, profile of a device.
     pub const DOCUMENT_ID: &str = "pacsync v1 document id";
 }
@@ -76,6 +86,27 @@ pub fn hash(domain: &str, parts: &[&[u8]]) -> [u8; 32] {
         hasher.update(part);
     }
     *hasher.finalize().as_bytes()
+}
+
+/// A hash under a domain of what comes piece by piece.
+#[derive(Debug, Clone)]
+pub struct RunningHash(blake3::Hasher);
+
+impl RunningHash {
+    /// Of nothing yet.
+    pub fn new(domain: &str) -> Self {
+        Self(blake3::Hasher::new_derive_key(domain))
+    }
+
+    /// Takes in what follows.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The hash of all that came.
+    pub fn finish(&self) -> [u8; 32] {
+        *self.0.finalize().as_bytes()
+    }
 }
 
 /// A keyed BLAKE3 hash of `parts`, concatenated.

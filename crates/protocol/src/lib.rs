@@ -7,6 +7,7 @@
 pub mod ack;
 pub mod beacon;
 pub mod cbor;
+pub mod checkpoint;
 pub mod content;
 pub mod crypto;
 pub mod grant;
@@ -17,6 +18,7 @@ pub mod roster;
 pub mod row;
 pub mod segment;
 pub mod session;
+pub mod stable;
 pub mod vector;
 pub mod wire;
 

@@ -220,6 +220,29 @@ pub enum Input {
         /// The log.
         log: LogId,
     },
+    /// As [`Input::Withhold`], because the segments are pruned: the peer may ask for a checkpoint.
+    Pruned {
+        /// The space.
+        space: SpaceId,
+        /// The log.
+        log: LogId,
+    },
+    /// Asks the peer for a part of a checkpoint; one at a time.
+    WantCheckpoint {
+        /// The space.
+        space: SpaceId,
+        /// The part; 0 has the peer make a new checkpoint.
+        part: u64,
+    },
+    /// Answers [`Output::ReadCheckpoint`].
+    CheckpointRead {
+        /// The signed header, with part 0.
+        header: Option<Vec<u8>>,
+        /// True in the last part.
+        last: bool,
+        /// The sealed part; empty for none.
+        bytes: Vec<u8>,
+    },
     /// What was declined in this session may be taken now: the roster has grown.
     Reconsider,
     /// Answers [`Output::Store`], once and for all of its segments.
@@ -333,6 +356,31 @@ pub enum Output {
         space: SpaceId,
         /// Segment bytes, nothing verified.
         segments: Vec<Vec<u8>>,
+    },
+    /// What is lacked here of a space, the peer does not have as segments.
+    PeerPruned {
+        /// The space.
+        space: SpaceId,
+    },
+    /// Make or go on with a checkpoint and answer with [`Input::CheckpointRead`]. One at a time.
+    ReadCheckpoint {
+        /// The space.
+        space: SpaceId,
+        /// The part.
+        part: u64,
+    },
+    /// The part that was asked for, not verified.
+    CheckpointPart {
+        /// The space.
+        space: SpaceId,
+        /// The part.
+        part: u64,
+        /// The signed header, with part 0.
+        header: Option<Vec<u8>>,
+        /// True in the last part.
+        last: bool,
+        /// The sealed part; empty if the peer has none.
+        bytes: Vec<u8>,
     },
     /// What the peer holds has changed.
     PeerVector {

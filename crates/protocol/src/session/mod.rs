@@ -9,6 +9,7 @@
 //! content by [`CONTENT_QUEUE_MAX`] at the server and by [`REQUESTS_MAX`] and
 //! [`REQUEST_BYTES_MAX`] at the requester, a stranger's segments by [`PROBATION_MAX`].
 
+mod checkpoint;
 mod fetch;
 mod intake;
 mod io;
@@ -26,6 +27,7 @@ use crate::roster::roster_space;
 use crate::vector::VersionVector;
 use crate::wire::{AckWanted, Acks, Close, CloseCode, Hello, Lane, Message, PROTOCOL, SpaceClosed};
 
+use checkpoint::Checkpoints;
 use fetch::Fetch;
 pub use io::{ClosedBy, Config, Input, Loaded, Origin, Output, PeerStanding, Refusal, Wanted};
 use outbox::{Outbox, Violation};
@@ -85,6 +87,7 @@ pub struct Session {
     replication: Replication,
     fetch: Fetch,
     serve: Serve,
+    checkpoints: Checkpoints,
     acks: VecDeque<Acks>,
     /// Spaces whose peer vector is to be reported.
     heard: BTreeSet<SpaceId>,
@@ -124,6 +127,7 @@ impl Session {
             replication: Replication::new(roster_space(&config.pac)),
             fetch: Fetch::default(),
             serve: Serve::default(),
+            checkpoints: Checkpoints::default(),
             acks: VecDeque::new(),
             heard: BTreeSet::new(),
             config,
@@ -260,6 +264,22 @@ impl Session {
                     .loaded(gate, &space, log, segments, &mut self.out);
             }
             Input::Withhold { space, log } => self.replication.withhold(&space, &log),
+            Input::Pruned { space, log } => {
+                self.replication.withhold(&space, &log);
+                if self.is_established() {
+                    self.checkpoints.pruned(space, &mut self.out);
+                }
+            }
+            Input::WantCheckpoint { space, part } => {
+                if self.is_established() {
+                    self.checkpoints.want(space, part, &mut self.out);
+                }
+            }
+            Input::CheckpointRead {
+                header,
+                last,
+                bytes,
+            } => self.checkpoints.read(header, last, bytes, &mut self.out),
             Input::Stored {
                 store,
                 entries,
@@ -390,6 +410,17 @@ impl Session {
                 self.fetch
                     .answer(answer, fetch::AnswerKind::Pieces, &mut self.out)?;
             }
+            Message::Pruned(pruned) => {
+                if self.replication.is_open(&pruned.space) {
+                    let space = pruned.space;
+                    self.out.push(Output::PeerPruned { space });
+                }
+            }
+            Message::WantCheckpoint(want) => {
+                let open = self.replication.is_open(&want.space);
+                self.checkpoints.wanted(want, open, &mut self.out)?;
+            }
+            Message::CheckpointPart(part) => self.checkpoints.came(part, &mut self.out)?,
             Message::Hello(_) => return Err(Violation::new("a second hello")),
             Message::Known | Message::Segments(_) | Message::Close(_) => {}
         }

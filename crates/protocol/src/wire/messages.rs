@@ -5,6 +5,7 @@ use minicbor::{Decode, Decoder, Encode, Encoder};
 
 use crate::ack::ACK_MAX;
 use crate::cbor::{DecodeError, at_most};
+use crate::checkpoint;
 use crate::content::{CHUNK_MAX, ManifestId};
 use crate::ids::{ChunkId, ContentId, LogId, PacId, SpaceId};
 use crate::segment::SEGMENT_MAX;
@@ -187,6 +188,56 @@ pub struct SpaceClosed {
     /// The space.
     #[n(0)]
     pub space: SpaceId,
+}
+
+/// What the receiver lacks of a space is no more held as segments: it may ask for a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Pruned {
+    /// The space.
+    #[n(0)]
+    pub space: SpaceId,
+}
+
+/// Asks for a part of a checkpoint; part 0 has a new one made.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct WantCheckpoint {
+    /// The space.
+    #[n(0)]
+    pub space: SpaceId,
+    /// The part.
+    #[n(1)]
+    pub part: u64,
+}
+
+/// A part of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct CheckpointPart {
+    /// The space.
+    #[n(0)]
+    pub space: SpaceId,
+    /// Its number.
+    #[n(1)]
+    pub part: u64,
+    /// The signed header, with part 0 and only there.
+    #[n(2)]
+    pub header: Option<ByteVec>,
+    /// True in the last part.
+    #[n(3)]
+    pub last: bool,
+    /// The sealed part; empty if there is none (any more).
+    #[n(4)]
+    pub bytes: ByteVec,
+}
+
+impl CheckpointPart {
+    pub(super) fn check(&self) -> Result<(), DecodeError> {
+        let header = self.header.as_ref().map_or(0, |bytes| bytes.len());
+        at_most("checkpoint header", header, checkpoint::HEADER_MAX)?;
+        at_most("checkpoint part", self.bytes.len(), checkpoint::PART_MAX)
+    }
 }
 
 /// Signed acks of the sender or of others.

@@ -20,7 +20,10 @@
 //! | 10 | [`WantPieces`] | state |
 //! | 11 | [`Cancel`] | state |
 //! | 12 | [`Close`] | state |
-//! | 13–31 | reserved | state |
+//! | 13 | [`Pruned`] | state |
+//! | 14 | [`WantCheckpoint`] | state |
+//! | 15 | [`CheckpointPart`] | state |
+//! | 16–31 | reserved | state |
 //! | 32 | [`Answer`] to want contents | content |
 //! | 33 | [`Answer`] to want pieces | content |
 //! | 34–63 | reserved | content |
@@ -35,10 +38,10 @@ use minicbor::{Decode, Decoder, Encode, Encoder};
 
 pub use answer::{Answer, Item, PAYLOAD_MAX};
 pub use messages::{
-    ACKS_MAX, ADDRESSES_MAX, AckWanted, Acks, CHUNKS_BYTES_MAX, CONTENTS_MAX, Cancel, ChunkRef,
-    Close, CloseCode, Decline, HAVE_MAX, Have, Hello, PIECES_MAX, Pieces, SEGMENT_MIN,
-    SEGMENTS_BYTES, SEGMENTS_MAX, Segments, SpaceClosed, TEXT_MAX, VECTOR_PART_MAX, VectorPart,
-    WantContents, WantPieces,
+    ACKS_MAX, ADDRESSES_MAX, AckWanted, Acks, CHUNKS_BYTES_MAX, CONTENTS_MAX, Cancel,
+    CheckpointPart, ChunkRef, Close, CloseCode, Decline, HAVE_MAX, Have, Hello, PIECES_MAX, Pieces,
+    Pruned, SEGMENT_MIN, SEGMENTS_BYTES, SEGMENTS_MAX, Segments, SpaceClosed, TEXT_MAX,
+    VECTOR_PART_MAX, VectorPart, WantCheckpoint, WantContents, WantPieces,
 };
 
 use crate::cbor::{DecodeError, at_most};
@@ -98,6 +101,12 @@ pub enum Message {
     Cancel(Cancel),
     /// Ends the session.
     Close(Close),
+    /// What the receiver lacks is not held as segments.
+    Pruned(Pruned),
+    /// Asks for a part of a checkpoint.
+    WantCheckpoint(WantCheckpoint),
+    /// Answers [`Message::WantCheckpoint`].
+    CheckpointPart(CheckpointPart),
     /// Answers [`Message::WantContents`].
     Contents(Answer),
     /// Answers [`Message::WantPieces`].
@@ -121,6 +130,9 @@ impl Message {
             Self::WantPieces(_) => 10,
             Self::Cancel(_) => 11,
             Self::Close(_) => 12,
+            Self::Pruned(_) => 13,
+            Self::WantCheckpoint(_) => 14,
+            Self::CheckpointPart(_) => 15,
             Self::Contents(_) => 32,
             Self::Pieces(_) => 33,
         }
@@ -159,6 +171,9 @@ impl Message {
             Self::WantPieces(m) => frame(number, m),
             Self::Cancel(m) => frame(number, m),
             Self::Close(m) => frame(number, m),
+            Self::Pruned(m) => frame(number, m),
+            Self::WantCheckpoint(m) => frame(number, m),
+            Self::CheckpointPart(m) => frame(number, m),
             Self::Contents(m) | Self::Pieces(m) => frame(number, &m.pack()),
         }
     }
@@ -202,6 +217,9 @@ impl Message {
             10 => Self::WantPieces(body(&mut d)?),
             11 => Self::Cancel(body(&mut d)?),
             12 => Self::Close(body(&mut d)?),
+            13 => Self::Pruned(body(&mut d)?),
+            14 => Self::WantCheckpoint(body(&mut d)?),
+            15 => Self::CheckpointPart(body(&mut d)?),
             32 => Self::Contents(Answer::unpack(body(&mut d)?)?),
             33 => Self::Pieces(Answer::unpack(body(&mut d)?)?),
             _ => {
@@ -232,6 +250,7 @@ impl Message {
             Self::WantContents(m) => m.check(),
             Self::WantPieces(m) => m.check(),
             Self::Close(m) => m.check(),
+            Self::CheckpointPart(m) => m.check(),
             _ => Ok(()),
         }
     }

@@ -139,6 +139,24 @@ fn messages() -> Vec<(&'static str, Message)> {
             "close",
             Message::Close(Close::new(CloseCode::ShuttingDown, "shutting down")),
         ),
+        ("pruned", Message::Pruned(Pruned { space: space() })),
+        (
+            "want checkpoint",
+            Message::WantCheckpoint(WantCheckpoint {
+                space: space(),
+                part: 1,
+            }),
+        ),
+        (
+            "checkpoint part",
+            Message::CheckpointPart(CheckpointPart {
+                space: space(),
+                part: 0,
+                header: Some(vec![1, 2].into()),
+                last: false,
+                bytes: vec![3, 4].into(),
+            }),
+        ),
         (
             "contents",
             Message::Contents(answer(vec![
@@ -204,7 +222,7 @@ fn unknown_keys_are_skipped_and_unknown_types_refused_or_ignored() {
     let frame = [0x82, 0x0b, 0xa2, 0x00, 0x08, 0x18, 0x63, 0x82, 0x01, 0x02];
     let cancel = Message::Cancel(Cancel { request: 8 });
     assert_eq!(Message::decode(Lane::State, &frame), Ok(Some(cancel)));
-    assert!(Message::decode(Lane::State, &[0x82, 0x0d, 0xa0]).is_err());
+    assert!(Message::decode(Lane::State, &[0x82, 0x10, 0xa0]).is_err());
     assert_eq!(
         Message::decode(Lane::State, &[0x82, 0x18, 0x40, 0xa0]),
         Ok(None)
@@ -283,7 +301,7 @@ proptest! {
 
     #[test]
     fn no_changed_frame_panics(
-        which in 0..17usize,
+        which in 0..20usize,
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         cut in any::<prop::sample::Index>(),
     ) {

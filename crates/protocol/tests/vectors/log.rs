@@ -302,6 +302,7 @@ fn ack_made() -> Value {
         vector: heads.into_iter().collect(),
         clock: 4,
         time_ms: 1_700_000_000_000,
+        roster: heads.into_iter().take(1).collect(),
     };
     let ack = ack.sign(&signer()).expect("signs");
     json!({

@@ -4,6 +4,7 @@
 //! With `PACSYNC_WRITE_VECTORS` set, the files are written instead of compared. The frames of a
 //! session, `wire.json`, are the wire codec's own test.
 
+mod checkpoint;
 mod content;
 mod identity;
 mod log;

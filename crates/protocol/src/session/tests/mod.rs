@@ -1,3 +1,4 @@
+mod checkpoint;
 mod content;
 mod converge;
 mod hostile;
