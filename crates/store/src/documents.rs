@@ -69,30 +69,70 @@ fn library(error: impl std::fmt::Display) -> DocumentError {
 /// # Errors
 /// [`DocumentError`]; the document is then unchanged.
 pub fn apply(saved: Option<&[u8]>, change: &[u8]) -> Result<Vec<u8>, DocumentError> {
+    apply_all(saved, &[change])
+}
+
+/// Applies changes to a saved document, each after its dependencies, and returns the new saved form.
+///
+/// # Errors
+/// [`DocumentError`] if one of them is refused; the document is then unchanged.
+pub fn apply_all<T: AsRef<[u8]>>(
+    saved: Option<&[u8]>,
+    changes: &[T],
+) -> Result<Vec<u8>, DocumentError> {
     // Magic 4 bytes, checksum 4 bytes, then the chunk type: 1 is an uncompressed change.
     let magic = [0x85, 0x6f, 0x4a, 0x83];
-    let plain = change.starts_with(&magic) && change.get(8) == Some(&1);
-    if !plain || change.len() > CHANGE_MAX {
-        return Err(DocumentError::NotAPlainChange);
+    for change in changes {
+        let change = change.as_ref();
+        let plain = change.starts_with(&magic) && change.get(8) == Some(&1);
+        if !plain || change.len() > CHANGE_MAX {
+            return Err(DocumentError::NotAPlainChange);
+        }
     }
     guarded(|| {
         let mut document = load(saved)?;
-        let change = Change::from_bytes(change.to_vec()).map_err(library)?;
-        let mut highest = 0u64;
-        for dep in change.deps() {
-            let meta = document
-                .get_change_meta_by_hash(dep)
-                .ok_or(DocumentError::MissingDependency)?;
-            highest = highest.max(meta.max_op);
+        for change in changes {
+            let change = Change::from_bytes(change.as_ref().to_vec()).map_err(library)?;
+            let mut highest = 0u64;
+            for dep in change.deps() {
+                let meta = document
+                    .get_change_meta_by_hash(dep)
+                    .ok_or(DocumentError::MissingDependency)?;
+                highest = highest.max(meta.max_op);
+            }
+            if highest.checked_add(1) != Some(change.start_op().get()) {
+                return Err(DocumentError::BadStart);
+            }
+            document.apply_changes([change]).map_err(library)?;
         }
-        if highest.checked_add(1) != Some(change.start_op().get()) {
-            return Err(DocumentError::BadStart);
-        }
-        document.apply_changes([change]).map_err(library)?;
         let saved = save(&document)?;
         // The library takes some changes into a document that it then refuses to load.
         load(Some(&saved))?;
         Ok(saved)
+    })
+}
+
+/// All changes of a saved document, each after its dependencies, as [`apply_all`] takes them.
+///
+/// # Errors
+/// [`DocumentError`].
+pub fn changes(saved: &[u8]) -> Result<Vec<Vec<u8>>, DocumentError> {
+    guarded(|| {
+        let document = load(Some(saved))?;
+        let changes = document.get_changes(&[]);
+        Ok(changes.iter().map(|c| c.raw_bytes().to_vec()).collect())
+    })
+}
+
+/// Hashes of the newest changes of a saved document, ascending.
+///
+/// # Errors
+/// [`DocumentError`].
+pub fn heads(saved: &[u8]) -> Result<Vec<[u8; 32]>, DocumentError> {
+    guarded(|| {
+        let mut heads: Vec<[u8; 32]> = load(Some(saved))?.get_heads().iter().map(|h| h.0).collect();
+        heads.sort_unstable();
+        Ok(heads)
     })
 }
 
@@ -217,6 +257,25 @@ mod tests {
         let b = apply(Some(&b), &c2).expect("applies");
         assert_eq!(read(Some(&a)).expect("reads").len(), 3);
         assert_eq!(read(Some(&a)), read(Some(&b)));
+    }
+
+    #[test]
+    fn a_document_is_its_changes() {
+        let (c1, a) = set(None, "name", Setting::Text("home".into()), 1);
+        let (c2, left) = set(Some(&a), "x", Setting::Flag(true), 2);
+        let (c3, _) = set(Some(&a), "x", Setting::Flag(false), 3);
+        let both = apply(Some(&left), &c3).expect("applies");
+        let all = changes(&both).expect("reads");
+        assert_eq!(all.len(), 3);
+        assert_eq!(all.first(), Some(&c1));
+        assert!(all.contains(&c2) && all.contains(&c3));
+        let again = apply_all(None, &all).expect("applies");
+        assert_eq!(heads(&again), heads(&both));
+        assert_eq!(heads(&both).expect("reads").len(), 2);
+        // What is there already changes nothing.
+        let twice = apply_all(Some(&again), &all).expect("applies");
+        assert_eq!(heads(&twice), heads(&both));
+        assert_eq!(read(Some(&twice)), read(Some(&both)));
     }
 
     #[test]

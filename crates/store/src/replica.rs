@@ -55,6 +55,13 @@ pub struct Space {
     pub(crate) write_epoch: Option<EpochId>,
 }
 
+impl Space {
+    /// Whether this device has the key of an epoch.
+    pub fn can_open(&self, epoch: &EpochId) -> bool {
+        self.epochs.contains_key(epoch)
+    }
+}
+
 /// One device's replica of a pac.
 #[derive(Debug)]
 pub struct Store {
@@ -343,6 +350,23 @@ impl Store {
         Ok((segments, false))
     }
 
+    /// Bytes of the segments of a space that are held, without those that were pruned.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn segment_bytes(&self, space: &SpaceId) -> Result<u64, StoreError> {
+        let no = self.space(space)?.no;
+        let tx = self.db.begin_read()?;
+        let mut bytes = 0u64;
+        for item in tx.open_table(LOGS)?.iter()? {
+            let record: LogRecord = cbor::decode("log record", item?.1.value())?;
+            if record.space == no {
+                bytes = bytes.saturating_add(record.bytes);
+            }
+        }
+        Ok(bytes)
+    }
+
     /// The head of a log at an exact segment end, if that segment is held.
     ///
     /// # Errors
@@ -578,9 +602,9 @@ pub struct NewSegment {
     pub log: LogId,
     /// The log's head with it.
     pub head: Head,
-    /// How many entries it has.
+    /// How many entries it has; 0 if it came within a checkpoint.
     pub entries: u64,
-    /// The bytes.
+    /// The bytes; empty if it came within a checkpoint.
     pub bytes: Vec<u8>,
 }
 

@@ -200,7 +200,39 @@ fn carriers_in(
         .collect()
 }
 
+/// Every row of a space, by id, and the entries that carry it, the first one that came here first.
+fn carried_in<'a>(
+    rows: &'a impl ReadableTable<RowsKey, Bytes>,
+    carriers: &'a impl ReadableTable<CarriersKey, ()>,
+    space: u32,
+) -> Result<Entries<'a, (RowId, Vec<Carrier>)>, TreeError> {
+    let first = rows_key(space, &RowId::from_bytes([0; 32]));
+    let last = rows_key(space, &RowId::from_bytes([255; 32]));
+    let items = rows.range::<&[u8; 36]>(&first..=&last)?;
+    Ok(Box::new(items.map(move |item| {
+        let (key, bytes) = item?;
+        let id = key.value().get(4..).and_then(RowId::from_slice);
+        let id = id.ok_or(TreeError::Damaged("a row's key"))?;
+        let (link, _) = Link::decode(bytes.value())?;
+        let mut all = vec![link.carrier];
+        all.extend(carriers_in(carriers, space, &id)?);
+        Ok((id, all))
+    })))
+}
+
+impl TreeTables<'_> {
+    /// Every row of the space, by id, and the entries that carry it.
+    pub(crate) fn carried(&self) -> Result<Entries<'_, (RowId, Vec<Carrier>)>, TreeError> {
+        carried_in(&self.b.rows, &self.b.carriers, self.space)
+    }
+}
+
 impl TreeReader {
+    /// Every row of the space, by id, and the entries that carry it.
+    pub(crate) fn carried(&self) -> Result<Entries<'_, (RowId, Vec<Carrier>)>, TreeError> {
+        carried_in(&self.b.rows, &self.b.carriers, self.space)
+    }
+
     /// Every node of the space and what the table says about it.
     pub(super) fn slots(&self) -> Result<Entries<'_, (NodeId, Slot)>, TreeError> {
         let first = nodes_key(self.space, &NodeId::from_bytes([0; 16]));

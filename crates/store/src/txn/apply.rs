@@ -375,7 +375,7 @@ impl Txn<'_> {
     }
 
     /// Settles the tree of a space until nothing follows any more.
-    pub(super) fn settle(
+    pub(crate) fn settle(
         &mut self,
         space: &SpaceId,
         now_ms: u64,

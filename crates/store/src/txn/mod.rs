@@ -29,13 +29,13 @@ use crate::tree::TreeTables;
 
 /// A write transaction. Dropping it takes everything back.
 pub struct Txn<'s> {
-    store: &'s mut Store,
-    tx: WriteTransaction,
+    pub(crate) store: &'s mut Store,
+    pub(crate) tx: WriteTransaction,
     /// The roster with what this transaction counted, if anything.
     roster: Option<Roster>,
     /// Spaces that are new or have new keys here.
     spaces: BTreeMap<SpaceId, Space>,
-    out: Committed,
+    pub(crate) out: Committed,
 }
 
 /// Makes every table, so that reads never meet a missing one.
@@ -49,6 +49,7 @@ pub(crate) fn make_tables(tx: &WriteTransaction) -> Result<(), StoreError> {
     tx.open_table(DOCUMENTS)?;
     tx.open_table(QUARANTINE)?;
     tx.open_table(ACKS)?;
+    crate::checkpoint::make_tables(tx)?;
     crate::index::make_tables(tx)?;
     crate::tree::make_tables(tx)?;
     Ok(())
@@ -163,7 +164,7 @@ impl<'s> Txn<'s> {
         Ok(cbor::decode::<SpaceRecord>("space record", bytes.value())?.clock)
     }
 
-    fn logs(&self) -> Result<Vec<(u32, LogRecord)>, StoreError> {
+    pub(crate) fn logs(&self) -> Result<Vec<(u32, LogRecord)>, StoreError> {
         let table = self.tx.open_table(LOGS)?;
         table
             .iter()?
@@ -174,7 +175,11 @@ impl<'s> Txn<'s> {
             .collect()
     }
 
-    fn log(&self, space_no: u32, id: &LogId) -> Result<Option<(u32, LogRecord)>, StoreError> {
+    pub(crate) fn log(
+        &self,
+        space_no: u32,
+        id: &LogId,
+    ) -> Result<Option<(u32, LogRecord)>, StoreError> {
         let found = self
             .logs()?
             .into_iter()
@@ -182,14 +187,18 @@ impl<'s> Txn<'s> {
         Ok(found)
     }
 
-    fn put_log(&self, no: u32, record: &LogRecord) -> Result<(), StoreError> {
+    pub(crate) fn put_log(&self, no: u32, record: &LogRecord) -> Result<(), StoreError> {
         self.tx
             .open_table(LOGS)?
             .insert(no, cbor::encode(record).as_slice())?;
         Ok(())
     }
 
-    fn segment_record(&self, no: u32, last: Seq) -> Result<Option<SegmentRecord>, StoreError> {
+    pub(crate) fn segment_record(
+        &self,
+        no: u32,
+        last: Seq,
+    ) -> Result<Option<SegmentRecord>, StoreError> {
         let table = self.tx.open_table(SEGMENT_INDEX)?;
         let Some(bytes) = table.get((no, last))? else {
             return Ok(None);
