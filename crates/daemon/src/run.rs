@@ -510,6 +510,7 @@ impl Runner {
                     }],
                     needs_user: vec![],
                     notices: vec![],
+                    hold_back: vec![],
                 }));
             }
             Command::Subscribe { reply } => {

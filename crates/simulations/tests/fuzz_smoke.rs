@@ -73,6 +73,7 @@ const TARGETS: &[Target] = &[
     ),
     bytes("device keys", targets::device_keys, 20_000, &["identity"]),
     bytes("ack", targets::ack, 10_000, &["ack"]),
+    bytes("checkpoint", targets::checkpoint, 10_000, &["checkpoint"]),
     bytes("document", targets::document, 4_000, &["changes"]),
     bytes("pairing host", targets::pairing_host, 1_000, &["pairing"]),
     bytes(

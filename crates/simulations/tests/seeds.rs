@@ -1,6 +1,6 @@
 //! Seeds that must pass on every change: a fixed set, and those that failed once, by name.
 
-use pacsync_simulations::sim::{Detail, DiskKind, Faults, Setup, run};
+use pacsync_simulations::sim::{Detail, DiskKind, Faults, Setup, run, years};
 
 #[track_caller]
 fn check(seed: u64, steps: usize, devices: usize) -> String {
@@ -113,4 +113,21 @@ fn a_symlink_in_place_of_a_file_that_changes() {
 #[test]
 fn a_rename_of_what_is_being_written_as_another_node() {
     check(50494, 60, 3);
+}
+
+/// Five years away: nothing that was written is lost, nothing that was deleted is back, and who
+/// joins meanwhile starts from a checkpoint.
+#[test]
+fn a_device_is_away_for_years() {
+    for seed in 1..=6 {
+        let outcome = years(seed, Detail::Events);
+        if let Some(failure) = outcome.failure {
+            panic!(
+                "years {seed}: {}: {:#?}\n{}",
+                failure.invariant,
+                failure.details,
+                outcome.trace.join("\n")
+            );
+        }
+    }
 }

@@ -191,6 +191,7 @@ mod tests {
                 command: "pacsync deletes".into(),
             }],
             notices: vec![],
+            hold_back: vec![],
         }
     }
 

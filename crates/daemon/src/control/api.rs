@@ -96,6 +96,21 @@ pub struct Status {
     /// What happened once and is told once, e.g. files replaced at a first join.
     #[serde(default)]
     pub notices: Vec<Notice>,
+    /// Devices that lack something of what this one has: until they have it or are out, nothing
+    /// of it is pruned.
+    #[serde(default)]
+    pub hold_back: Vec<HoldBack>,
+}
+
+/// A device without which old segments could be pruned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldBack {
+    /// The device.
+    pub device: DeviceRef,
+    /// Name of the space.
+    pub space: String,
+    /// When it last said what it has, by its own clock; absent if it never has.
+    pub since_ms: Option<u64>,
 }
 
 /// Another device, as seen from here.

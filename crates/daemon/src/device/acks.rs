@@ -28,7 +28,7 @@ impl Device {
     }
 
     /// Keeps a peer's ack if its device is of the pac and it is the newest.
-    pub(super) fn keep_ack(&mut self, ack: VerifiedAck) -> Result<(), StoreError> {
+    pub(super) fn keep_ack(&mut self, ack: VerifiedAck, now: Now) -> Result<(), StoreError> {
         let key = (ack.ack().space, ack.ack().device);
         let known = self.store.roster().member(&key.1).is_some();
         // The later one counts; a device whose clock went back is believed by its vector.
@@ -47,6 +47,7 @@ impl Device {
             worktree.peer_anew(&key.1);
         }
         self.acks.insert(key, ack);
+        self.prune_later(now);
         Ok(())
     }
 
@@ -81,6 +82,7 @@ impl Device {
             vector,
             clock: self.store.clock(space)?,
             time_ms: now.ms,
+            roster: self.store.applied(&self.store.roster_space())?,
         };
         Ok(ack.sign(&self.store.identity().keys.sign).ok())
     }

@@ -6,6 +6,7 @@
 //! tokio, sockets, terminal output.
 
 mod acks;
+mod checkpoints;
 mod commands;
 mod conflicts;
 mod crossing;
@@ -118,6 +119,12 @@ pub struct Device {
     /// When is looked whether a device lacks a key that this one has.
     reseal_due: Option<u64>,
     progress: BTreeMap<SpaceId, status::Told>,
+    /// When is looked what may be pruned.
+    prune_due: Option<u64>,
+    kept_bytes: u64,
+    taking: Option<checkpoints::Taking>,
+    /// Why a space gets no further though peers have more of it.
+    checkpoint_trouble: BTreeMap<SpaceId, String>,
 }
 
 impl Device {
@@ -157,6 +164,10 @@ impl Device {
             introduced: false,
             reseal_due: None,
             progress: BTreeMap::new(),
+            prune_due: None,
+            kept_bytes: checkpoints::KEPT_BYTES,
+            taking: None,
+            checkpoint_trouble: BTreeMap::new(),
         };
         for (id, addresses) in &device.config.known {
             for address in addresses {
@@ -227,6 +238,7 @@ impl Device {
         self.timeouts(now)?;
         self.dial(now);
         self.tell_acks(now)?;
+        self.prune(now)?;
         self.check_waiters(now)?;
         self.tell_progress(now);
         self.note_changes()?;
@@ -256,6 +268,7 @@ impl Device {
             .chain(waiters)
             .chain(self.dialer.next_due())
             .chain(self.reseal_due)
+            .chain(self.prune_due)
             .min()
     }
 

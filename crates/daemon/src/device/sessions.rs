@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use pacsync_protocol::ack::VerifiedAck;
+use pacsync_protocol::checkpoint::Place;
 use pacsync_protocol::segment::SignedSegment;
 use pacsync_protocol::session::{
     Config as SessionConfig, Input, Loaded, Output, PeerStanding as Standing, Refusal, Session,
@@ -15,6 +16,7 @@ use pacsync_protocol::{Dep, DeviceId, Head, LogId, SpaceId, VersionVector};
 use pacsync_store::StoreError;
 
 use super::Device;
+use super::checkpoints::Serving;
 use super::crossing::{InUse, SILENT_MAX_MS, Silent, Stays, choose};
 use crate::control::api::EventKind;
 use crate::net::{CloseCode, ConnId, Direction, Lane, PeerStanding};
@@ -46,6 +48,10 @@ pub(super) struct Peer {
     pub(super) acks_wanted: BTreeMap<SpaceId, u64>,
     /// What the own acks said that it was told: space → vector.
     pub(super) acks_told: BTreeMap<SpaceId, VersionVector>,
+    /// Spaces of which it has no more as segments what is lacked here.
+    pub(super) pruned: BTreeSet<SpaceId>,
+    /// The checkpoint that it is being sent.
+    pub(super) serving: Option<Serving>,
 }
 
 fn lane_of(lane: wire::Lane) -> Lane {
@@ -197,6 +203,8 @@ impl Device {
             requests: BTreeMap::new(),
             acks_wanted: BTreeMap::new(),
             acks_told: BTreeMap::new(),
+            pruned: BTreeSet::new(),
+            serving: None,
         };
         self.peers.insert(conn, peer);
         self.last_seen.insert(device, now.ms);
@@ -215,6 +223,7 @@ impl Device {
 
     fn drop_peer(&mut self, conn: ConnId) -> Option<Peer> {
         let peer = self.peers.remove(&conn)?;
+        self.checkpoint_lost(conn);
         for (space, what) in peer.requests.values() {
             if let Some(worktree) = self.worktrees.get_mut(space) {
                 let objects: Vec<_> = (0..what.len()).filter_map(|at| what.object(at)).collect();
@@ -359,6 +368,7 @@ impl Device {
             }
             self.pump(conn, now)?;
         }
+        self.want_checkpoint(now)?;
         self.open_spaces(now)
     }
 
@@ -432,6 +442,21 @@ impl Device {
                     now,
                 )?;
                 self.committed(committed, Some(conn), now)
+            }
+            Output::PeerPruned { space } => self.peer_pruned(conn, space, now),
+            Output::ReadCheckpoint { space, part } => {
+                let input = self.read_checkpoint(conn, space, part, now)?;
+                self.feed_later(conn, input, now)
+            }
+            Output::CheckpointPart {
+                part,
+                header,
+                last,
+                bytes,
+                ..
+            } => {
+                let place = if last { Place::Last } else { Place::Within };
+                self.checkpoint_part(conn, part, header, place, &bytes, now)
             }
             Output::PeerVector { space, .. } => {
                 if let Some(worktree) = self.worktrees.get_mut(&space) {
@@ -534,7 +559,11 @@ impl Device {
         };
         let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
         let (segments, _) = self.store.segments(&space, &log, from, bytes_max)?;
-        let segments = segments.iter().filter_map(|bytes| loaded(bytes)).collect();
+        let segments: Vec<Loaded> = segments.iter().filter_map(|bytes| loaded(bytes)).collect();
+        let there = segments.first().is_some_and(|s| s.first <= from);
+        if !there && self.store.held(&space)?.seq(&log) >= from {
+            return Ok(Input::Pruned { space, log });
+        }
         Ok(Input::SegmentsLoaded {
             space,
             log,
@@ -599,7 +628,7 @@ impl Device {
     fn take_acks(&mut self, conn: ConnId, acks: Vec<Vec<u8>>, now: Now) -> Result<(), StoreError> {
         for bytes in acks {
             match VerifiedAck::from_bytes(&bytes) {
-                Ok(ack) => self.keep_ack(ack)?,
+                Ok(ack) => self.keep_ack(ack, now)?,
                 Err(error) => {
                     self.feed_later(
                         conn,
@@ -679,6 +708,7 @@ impl Device {
     }
 
     pub(super) fn timeouts(&mut self, now: Now) -> Result<(), StoreError> {
+        self.tidy_serving(now);
         let transport = &mut self.transport;
         self.silent.retain(|conn, silent| {
             let over = now.ms >= silent.since_ms.saturating_add(SILENT_MAX_MS);

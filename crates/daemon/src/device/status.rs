@@ -11,7 +11,7 @@ use pacsync_store::tree::{Conflict, TreeReader};
 
 use super::Device;
 use crate::control::api::{
-    DeviceInfo, DeviceRef, EventKind, NeedsUser, Notice, PeerStatus, Problem, SpaceState,
+    DeviceInfo, DeviceRef, EventKind, HoldBack, NeedsUser, Notice, PeerStatus, Problem, SpaceState,
     SpaceStatus, Status, TextPath, TextRoot, Transfer,
 };
 use crate::disk::RelPath;
@@ -20,6 +20,9 @@ use crate::worktree::{Now, Phase};
 
 /// Most paths in one notice.
 const NOTICE_PATHS: usize = 20;
+const DAY_MS: u64 = 86_400_000;
+/// Who has not been heard of for so long and holds back pruning is named to the user.
+const AWAY_DAYS: u64 = 7;
 /// Shortest time between two words on the progress of a space.
 const PROGRESS_MS: u64 = 250;
 
@@ -46,6 +49,16 @@ impl Device {
                 problems.push(Problem {
                     path: TextPath::from_path(&path),
                     what: problem.what,
+                });
+            }
+        }
+        for (space, why) in &self.checkpoint_trouble {
+            let ours = self.store.applied(space)?;
+            let vectors = self.peers.values().map(|p| p.session.peer_vector(space));
+            if vectors.flatten().any(|theirs| !ours.covers(theirs)) {
+                problems.push(Problem {
+                    path: TextPath::from_path(&self.root_of(space)?),
+                    what: why.clone(),
                 });
             }
         }
@@ -250,6 +263,7 @@ impl Device {
             problems,
             needs_user,
             notices: self.notices(now)?,
+            hold_back: self.hold_back()?,
         })
     }
 
@@ -317,6 +331,23 @@ impl Device {
                     .collect(),
             });
         }
+        for held in self.hold_back()? {
+            let Some(days) = held
+                .since_ms
+                .map(|since| now.ms.saturating_sub(since) / DAY_MS)
+                .filter(|days| *days >= AWAY_DAYS)
+            else {
+                continue;
+            };
+            notices.push(Notice {
+                what: format!(
+                    "{} has not been heard of for {days} days; until it is, what it lacks of {} is \
+                     kept as it was written",
+                    held.device.name, held.space
+                ),
+                paths: vec![],
+            });
+        }
         for (device, space) in self.waiting_long(now).into_iter().take(NOTICE_PATHS) {
             notices.push(Notice {
                 what: format!(
@@ -350,6 +381,21 @@ impl Device {
             });
         }
         Ok(notices)
+    }
+
+    /// Who lacks something that this device has.
+    fn hold_back(&self) -> Result<Vec<HoldBack>, StoreError> {
+        let mut all = vec![];
+        for space in self.store.spaces() {
+            for behind in self.stable(&space.id)?.behind {
+                all.push(HoldBack {
+                    device: self.device_ref(&behind.device),
+                    space: self.space_name(&space.id),
+                    since_ms: behind.since_ms,
+                });
+            }
+        }
+        Ok(all)
     }
 
     pub(super) fn device_list(&self, now: Now) -> Result<Vec<DeviceInfo>, StoreError> {

@@ -275,7 +275,7 @@ fn a_segment_that_rests_on_nothing_stops_no_acks_and_is_shown() {
         ack.ack().vector,
         founded.device.store.applied(&space).expect("reads")
     );
-    founded.device.keep_ack(ack).expect("keeps");
+    founded.device.keep_ack(ack, at(1)).expect("keeps");
     assert!(founded.device.ack_matches(&space, &own).expect("reads"));
 
     let notices = |founded: &Founded, ms| {

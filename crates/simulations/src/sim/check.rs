@@ -289,7 +289,7 @@ pub(super) fn status(runner: &Runner) -> Result<(), Failure> {
             return Err(broken("bounded queues", vec![what.clone()]));
         }
         // Who is lied to may believe it.
-        let lied = world.net.liars.len() > 0
+        let lied = !world.net.liars.is_empty()
             || world
                 .net
                 .honest_ns

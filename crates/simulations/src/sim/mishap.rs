@@ -25,6 +25,8 @@ pub(crate) struct Profile {
     pub(crate) reader: Option<usize>,
     /// Comes in the middle of the run.
     pub(crate) joiner: Option<usize>,
+    /// All drop what everybody has as soon as they may.
+    pub(crate) prunes: bool,
 }
 
 impl Profile {
@@ -35,6 +37,7 @@ impl Profile {
             skew_ms: vec![0; setup.devices],
             reader: None,
             joiner: None,
+            prunes: false,
         }
     }
 
@@ -84,7 +87,7 @@ pub(crate) fn weave(setup: &Setup, first: Vec<Step>) -> (Profile, Vec<Step>) {
     let joiner = one_in(rng, 3).then_some(setup.devices);
     let devices = setup.devices + usize::from(joiner.is_some());
     let is_skewed = one_in(rng, 3);
-    let profile = Profile {
+    let mut profile = Profile {
         links: links(rng, setup.devices),
         skew_ms: (0..devices)
             .map(|_| skew(rng))
@@ -93,6 +96,7 @@ pub(crate) fn weave(setup: &Setup, first: Vec<Step>) -> (Profile, Vec<Step>) {
         reader: (setup.devices > 1 && one_in(rng, 4))
             .then(|| below(rng, setup.devices as u64) as usize),
         joiner,
+        prunes: false,
     };
     let mishaps = Mishaps {
         devices,
@@ -138,6 +142,7 @@ pub(crate) fn weave(setup: &Setup, first: Vec<Step>) -> (Profile, Vec<Step>) {
             add(action);
         }
     }
+    profile.prunes = one_in(rng, 2);
     (profile, steps)
 }
 

@@ -18,12 +18,14 @@ mod runner;
 mod script;
 mod user;
 mod world;
+mod years;
 
 use rand_core::RngCore;
 
 pub use runner::{Detail, Failure, Outcome, run, shrink};
 pub use script::{DiskKind, Faults, Setup};
 pub use world::Counts;
+pub use years::years;
 
 /// A number below `end`, which is not 0.
 fn below(rng: &mut impl RngCore, end: u64) -> u64 {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use pacsync_daemon::disk::FsEvent;
-use pacsync_daemon::net::{ConnId, ConnectFailure, Direction, PeerStanding};
+use pacsync_daemon::net::{ConnId, ConnectFailure, Direction, Lane, PeerStanding};
 use pacsync_protocol::grant::Role;
 use pacsync_protocol::identity::DeviceName;
 use pacsync_protocol::pairing::Peer;
@@ -100,6 +100,16 @@ pub fn shrink(setup: &Setup, invariant: &'static str, attempts: usize, detail: D
 }
 
 fn play(setup: &Setup, script: &Script, detail: Detail) -> Outcome {
+    play_as(setup, script, detail, |runner| runner.play(setup, script))
+}
+
+/// Plays what `story` tells in the world of a script.
+pub(super) fn play_as(
+    setup: &Setup,
+    script: &Script,
+    detail: Detail,
+    story: impl FnOnce(&mut Runner) -> Result<(), Failure>,
+) -> Outcome {
     let disks = (0..script.profile.devices())
         .map(|_| Fs::new(setup.disk.abilities(), EPOCH_NS))
         .collect();
@@ -116,8 +126,9 @@ fn play(setup: &Setup, script: &Script, detail: Detail) -> Outcome {
         seed: setup.seed,
         profile: script.profile.clone(),
         set_aside: false,
+        received: BTreeMap::new(),
     };
-    let mut failure = runner.play(setup, script).err();
+    let mut failure = story(&mut runner).err();
     if let Some(failure) = &mut failure
         && detail == Detail::Operations
     {
@@ -148,6 +159,8 @@ pub(super) struct Runner {
     pub(super) profile: Profile,
     /// A list of what was set aside is gone with an index.
     pub(super) set_aside: bool,
+    /// Bytes of frames that came to each device.
+    pub(super) received: BTreeMap<(usize, Lane), u64>,
 }
 
 fn broken(invariant: &'static str, details: Vec<String>) -> Failure {
@@ -174,7 +187,7 @@ impl Runner {
         Ok(())
     }
 
-    fn set_up(&mut self, setup: &Setup) -> Result<(), Failure> {
+    pub(super) fn set_up(&mut self, setup: &Setup) -> Result<(), Failure> {
         let failed = |error: StoreError| broken("set-up", vec![error.to_string()]);
         {
             let mut world = lock(&self.world);
@@ -194,12 +207,12 @@ impl Runner {
         Ok(())
     }
 
-    fn seed_of(&self, at: usize) -> u64 {
+    pub(super) fn seed_of(&self, at: usize) -> u64 {
         self.seed.wrapping_mul(1_000_003).wrapping_add(at as u64)
     }
 
     /// A sponsor lets a device in; false if it died over that.
-    fn join(&mut self, at: usize, sponsor: usize, seed: u64) -> Result<bool, Failure> {
+    pub(super) fn join(&mut self, at: usize, sponsor: usize, seed: u64) -> Result<bool, Failure> {
         let failed = |error: StoreError| broken("set-up", vec![error.to_string()]);
         let keys = Node::keys(seed);
         let peer = Peer {
@@ -247,11 +260,17 @@ impl Runner {
         Ok(())
     }
 
-    fn start(&mut self, at: usize) -> Result<(), Failure> {
+    pub(super) fn start(&mut self, at: usize) -> Result<(), Failure> {
         let Some(node) = self.nodes.get_mut(&at) else {
             return Ok(());
         };
         match node.start() {
+            Ok(()) if self.profile.prunes => self
+                .call(at, |device, _| {
+                    device.keep_segments(0);
+                    Ok(())
+                })
+                .map(|_| ()),
             Ok(()) => Ok(()),
             Err(ended) => self.ended(at, ended),
         }
@@ -283,7 +302,7 @@ impl Runner {
         Ok(())
     }
 
-    fn call<T>(
+    pub(super) fn call<T>(
         &mut self,
         at: usize,
         act: impl FnOnce(
@@ -448,7 +467,7 @@ impl Runner {
     }
 
     /// Lets time pass and do what it brings.
-    fn run_for(&mut self, ns: u64) -> Result<(), Failure> {
+    pub(super) fn run_for(&mut self, ns: u64) -> Result<(), Failure> {
         let until = lock(&self.world).clock_ns + ns;
         while self.next(until)? {}
         let mut world = lock(&self.world);
@@ -509,6 +528,7 @@ impl Runner {
                 let Some(at) = self.end_of(conn) else {
                     return Ok(());
                 };
+                *self.received.entry((at, lane)).or_default() += bytes.len() as u64;
                 self.call(at, |device, now| {
                     device.frame(ConnId::from_number(conn), lane, bytes, now)
                 })?;
@@ -643,7 +663,7 @@ impl Runner {
     }
 
     /// Nothing goes wrong any more, and everybody is there.
-    fn heal(&mut self) -> Result<(), Failure> {
+    pub(super) fn heal(&mut self) -> Result<(), Failure> {
         let liars: Vec<usize> = lock(&self.world).net.liars.keys().copied().collect();
         for liar in liars {
             self.be_honest(liar);
@@ -711,7 +731,7 @@ impl Runner {
     }
 
     /// Runs until nothing is left to do.
-    fn rest(&mut self, when: &'static str) -> Result<(), Failure> {
+    pub(super) fn rest(&mut self, when: &'static str) -> Result<(), Failure> {
         let begin = lock(&self.world).clock_ns;
         let steps = self.steps;
         let mut calm = 0;
@@ -774,7 +794,7 @@ impl Runner {
     }
 
     /// All devices begin anew and look at everything: nothing comes of it.
-    fn check_nothing_to_do(&mut self) -> Result<(), Failure> {
+    pub(super) fn check_nothing_to_do(&mut self) -> Result<(), Failure> {
         let before = check::state(self)?;
         lock(&self.world).say("all begin anew".into());
         let nodes: Vec<usize> = self.nodes.keys().copied().collect();

@@ -228,7 +228,7 @@ impl User<'_> {
             .iter()
             .filter(|path| {
                 let is_text = |name: &&str| path.name() == Some(name.as_bytes());
-                TEXTS.iter().any(|name| is_text(&name))
+                TEXTS.iter().any(is_text)
             })
             .collect();
         let number = self.world.oracle.next();

@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::control::api::{
     Check, CheckResult, ConflictedPath, ContentPlace, DeviceInfo, DeviceRef, Differs, Entry,
-    EntryKind, HeldDeletes, HeldDirection, Kept, NeedsUser, Notice, PairEvent, PeerStatus, Problem,
-    Restored, SpaceState, SpaceStatus, TextPath, TextRoot, Tracked, Transfer, Unrestored, Version,
-    VersionContent, VersionInfo, VersionKind,
+    EntryKind, HeldDeletes, HeldDirection, HoldBack, Kept, NeedsUser, Notice, PairEvent,
+    PeerStatus, Problem, Restored, SpaceState, SpaceStatus, TextPath, TextRoot, Tracked, Transfer,
+    Unrestored, Version, VersionContent, VersionInfo, VersionKind,
 };
 use crate::control::{ControlSocket, CoreHandle, CoreReceiver, serve};
 use pacsync_protocol::grant::Role;
@@ -119,6 +119,14 @@ fn status() -> Status {
         notices: vec![Notice {
             what: "x".into(),
             paths: vec![text("a")],
+        }],
+        hold_back: vec![HoldBack {
+            device: DeviceRef {
+                id: "d".into(),
+                name: "stick".into(),
+            },
+            space: "home".into(),
+            since_ms: Some(1),
         }],
     }
 }

@@ -1,0 +1,190 @@
+//! A device that is away for years, and one that joins meanwhile.
+
+use std::collections::BTreeMap;
+
+use pacsync_daemon::net::Lane;
+use pacsync_protocol::segment::SignedSegment;
+use pacsync_store::Store;
+
+use super::check;
+use super::mishap::Profile;
+use super::runner::{Detail, Failure, Outcome, Runner, play_as};
+use super::script::{DiskKind, Faults, Script, Setup};
+use super::world::{Armed, lock};
+
+const MS: u64 = 1_000_000;
+const YEAR_NS: u64 = 365 * 86_400_000 * MS;
+/// Longer than an ack waits to be told and pruning waits for an ack.
+const PRUNED_NS: u64 = 30_000 * MS;
+/// The device that goes, and the one that joins while it is away.
+const AWAY: usize = 2;
+const NEW: usize = 3;
+
+/// Three devices drop what all of them have as soon as they may. One leaves for five years in which
+/// its user goes on editing its disk, the others theirs, and a fourth joins. Then it is back.
+pub fn years(seed: u64, detail: Detail) -> Outcome {
+    let setup = Setup {
+        seed,
+        steps: 0,
+        devices: NEW + 1,
+        disk: DiskKind::Ext4,
+        faults: Faults::Classic,
+    };
+    let script = Script {
+        profile: Profile {
+            prunes: true,
+            ..Profile::plain(&setup)
+        },
+        steps: vec![],
+    };
+    play_as(&setup, &script, detail, |runner| runner.years(&setup))
+}
+
+fn broken(invariant: &'static str, what: String) -> Failure {
+    Failure {
+        invariant,
+        details: vec![what],
+    }
+}
+
+/// Where the segments that a replica still has begin, by log; 0 for logs that have none left.
+fn first_held(store: &Store) -> Result<BTreeMap<String, u64>, Failure> {
+    let damaged =
+        |error: pacsync_store::StoreError| broken("the replica can be read", error.to_string());
+    let mut first = BTreeMap::new();
+    for space in store.spaces() {
+        for (log, _) in store.held(&space.id).map_err(damaged)?.iter() {
+            let (segments, _) = store.segments(&space.id, &log, 1, 1).map_err(damaged)?;
+            let found = segments
+                .first()
+                .and_then(|bytes| SignedSegment::parse(bytes).ok());
+            let at = found.map_or(0, |segment| segment.header().first);
+            first.insert(format!("{log:?}"), at);
+        }
+    }
+    Ok(first)
+}
+
+impl Runner {
+    fn years(&mut self, setup: &Setup) -> Result<(), Failure> {
+        let early = Setup {
+            devices: NEW,
+            ..*setup
+        };
+        self.set_up(&early)?;
+        self.rest("at the beginning")?;
+        self.edits(&[0, 1, AWAY], 25)?;
+        self.rest("before one leaves")?;
+        self.run_for(PRUNED_NS)?;
+        for at in 0..NEW {
+            let first = self.first_held(at)?;
+            if first.values().any(|first| *first == 1) {
+                return Err(broken(
+                    "what all have is pruned",
+                    format!("d{at} still has the beginning of a log: {first:?}"),
+                ));
+            }
+        }
+
+        let numbered = lock(&self.world).oracle.versions.len();
+        let Some(away) = self.leave(AWAY) else {
+            return Err(broken("set-up", "nobody is there to leave".into()));
+        };
+        self.edits(&[0, 1, AWAY], 12)?;
+        self.pass_year()?;
+        self.rest("while one is away")?;
+        if !self.join(NEW, 0, self.seed_of(NEW))? {
+            return Err(broken("set-up", "the founder enrols nobody".into()));
+        }
+        self.rest("when one has joined")?;
+        self.run_for(PRUNED_NS)?;
+        let first = self.first_held(NEW)?;
+        if first.values().all(|first| *first == 1) {
+            return Err(broken(
+                "who joins starts from a checkpoint",
+                format!("d{NEW} has everything as segments: {first:?}"),
+            ));
+        }
+        for _ in 1..5 {
+            self.edits(&[0, 1, AWAY, NEW], 12)?;
+            self.pass_year()?;
+            self.rest("while one is away")?;
+        }
+
+        lock(&self.world).say(format!("d{AWAY} is back"));
+        self.received.clear();
+        self.nodes.insert(AWAY, away);
+        self.start(AWAY)?;
+        self.heal()?;
+        self.rest("when it is back")?;
+        check::all(self)?;
+        self.check_transfer(numbered)?;
+        self.run_for(PRUNED_NS)?;
+        self.check_nothing_to_do()
+    }
+
+    fn first_held(&mut self, at: usize) -> Result<BTreeMap<String, u64>, Failure> {
+        let first = self.call(at, |device, _| Ok(first_held(device.store())))?;
+        first.unwrap_or_else(|| Ok(BTreeMap::new()))
+    }
+
+    /// Ends a device's process; its disk and its media stay, and its user has them.
+    fn leave(&mut self, at: usize) -> Option<super::node::Node> {
+        let mut node = self.nodes.remove(&at)?;
+        node.end();
+        let mut world = lock(&self.world);
+        world.say(format!("d{at} leaves"));
+        world.hang_up(at);
+        if let Some(host) = world.hosts.get_mut(at) {
+            host.dead = true;
+            host.fs.process_died();
+        }
+        Some(node)
+    }
+
+    /// Users edit their disks, some seconds apart.
+    fn edits(&mut self, devices: &[usize], count: usize) -> Result<(), Failure> {
+        for _ in 0..count {
+            let (device, seed, wait) = {
+                let mut world = lock(&self.world);
+                let device = world.random(devices.len() as u64) as usize;
+                (device, world.random(u64::MAX), world.random(4_000))
+            };
+            if let Some(device) = devices.get(device) {
+                lock(&self.world).strike(*device, Armed::Edit { seed });
+            }
+            self.run_for(wait * MS)?;
+        }
+        Ok(())
+    }
+
+    fn pass_year(&mut self) -> Result<(), Failure> {
+        {
+            let mut world = lock(&self.world);
+            world.clock_ns += YEAR_NS;
+            world.say("a year goes by".into());
+        }
+        self.run_for(1_000 * MS)
+    }
+
+    /// Content that came to who was away is at most what others wrote meanwhile.
+    fn check_transfer(&mut self, numbered: usize) -> Result<(), Failure> {
+        let came = self.received.get(&(AWAY, Lane::Content)).copied();
+        let mut written = 0;
+        for version in lock(&self.world).oracle.versions.values() {
+            if version.number as usize > numbered
+                && let Some(bytes) = &version.bytes
+            {
+                written += bytes.len() as u64 + 256;
+            }
+        }
+        let came = came.unwrap_or(0);
+        if came > written + 4_096 {
+            return Err(broken(
+                "nothing is sent that is there",
+                format!("{came} bytes of content came for {written} that were new"),
+            ));
+        }
+        Ok(())
+    }
+}
