@@ -264,6 +264,11 @@ impl VerifiedHeader {
         &self.bytes
     }
 
+    /// The hash that binds the parts to it.
+    pub fn hash(&self) -> &[u8; 32] {
+        &self.hash
+    }
+
     fn bind(&self, number: u64, place: Place) -> Vec<u8> {
         let last = u8::from(place == Place::Last);
         [&self.hash[..], &number.to_be_bytes(), &[last]].concat()

@@ -1,6 +1,8 @@
 //! Seeds that must pass on every change: a fixed set, and those that failed once, by name.
 
-use pacsync_simulations::sim::{Detail, DiskKind, Faults, Setup, run, years};
+use pacsync_simulations::sim::{
+    Detail, DiskKind, Faults, Outcome, Setup, members_give_no_checkpoints, run, years,
+};
 
 #[track_caller]
 fn check(seed: u64, steps: usize, devices: usize) -> String {
@@ -115,19 +117,29 @@ fn a_rename_of_what_is_being_written_as_another_node() {
     check(50494, 60, 3);
 }
 
-/// Five years away: nothing that was written is lost, nothing that was deleted is back, and who
-/// joins meanwhile starts from a checkpoint.
-#[test]
-fn a_device_is_away_for_years() {
+#[track_caller]
+fn check_story(story: fn(u64, Detail) -> Outcome) {
     for seed in 1..=6 {
-        let outcome = years(seed, Detail::Events);
+        let outcome = story(seed, Detail::Events);
         if let Some(failure) = outcome.failure {
             panic!(
-                "years {seed}: {}: {:#?}\n{}",
+                "story {seed}: {}: {:#?}\n{}",
                 failure.invariant,
                 failure.details,
                 outcome.trace.join("\n")
             );
         }
     }
+}
+
+/// Five years away: nothing that was written is lost, nothing that was deleted is back, and who
+/// joins meanwhile starts from a checkpoint.
+#[test]
+fn a_device_is_away_for_years() {
+    check_story(years);
+}
+
+#[test]
+fn who_joins_takes_no_checkpoint_from_a_member() {
+    check_story(members_give_no_checkpoints);
 }

@@ -6,7 +6,7 @@ use pacsync_protocol::session::Input;
 use pacsync_protocol::stable::{Own, Stable, Unsaid, stable};
 use pacsync_protocol::{DeviceId, SpaceId};
 use pacsync_store::StoreError;
-use pacsync_store::checkpoint::Builder;
+use pacsync_store::checkpoint::{Builder, Verdict};
 
 use super::Device;
 use crate::net::{ConnId, PeerStanding};
@@ -22,6 +22,9 @@ const PRUNE_SEGMENTS: usize = 4_096;
 /// A checkpoint that nobody asks on for is given up after so long: it holds old pages of the
 /// database.
 const SERVING_MAX_MS: u64 = 300_000;
+
+/// Most headers of checkpoints whose verdict is remembered.
+const JUDGED_MAX: usize = 256;
 
 /// A checkpoint that is being received, from one peer at a time.
 pub(super) struct Taking {
@@ -353,7 +356,71 @@ impl Device {
         tracing::info!(space = %space.short(), parts = taking.next + 1, "started from a checkpoint");
         self.count_deletes(&committed, now)?;
         self.committed(committed, None, now)?;
+        let conns: Vec<ConnId> = self.peers.keys().copied().collect();
+        for conn in conns {
+            self.tell_start(conn, &space, now)?;
+        }
         Ok(Ok(()))
+    }
+
+    /// Tells a peer which checkpoint this replica of a space started from.
+    pub(super) fn tell_start(
+        &mut self,
+        conn: ConnId,
+        space: &SpaceId,
+        now: Now,
+    ) -> Result<(), StoreError> {
+        let Some(header) = self.store.started_from(space)? else {
+            return Ok(());
+        };
+        let told = self.peers.get(&conn).is_some_and(|peer| {
+            peer.session.is_established() && self.store.roster().may_hold(&peer.device, space)
+        });
+        match told {
+            true => self.feed(conn, Input::StartedFrom { header }, now),
+            false => Ok(()),
+        }
+    }
+
+    /// Looks whether the checkpoint that a peer started from says what the logs here say.
+    pub(super) fn judge_start(&mut self, conn: ConnId, header: &[u8]) -> Result<(), StoreError> {
+        let Some(peer) = self.peers.get(&conn).map(|peer| peer.device) else {
+            return Ok(());
+        };
+        let Ok(header) = VerifiedHeader::from_bytes(header) else {
+            tracing::warn!(device = %peer.short(), "the header of a checkpoint does not verify");
+            return Ok(());
+        };
+        self.judge(&peer, &header)
+    }
+
+    pub(super) fn judge(
+        &mut self,
+        peer: &DeviceId,
+        header: &VerifiedHeader,
+    ) -> Result<(), StoreError> {
+        let says = header.header();
+        let known = self.store.roster().member(&says.device).is_some();
+        if !known || self.judged.contains(header.hash()) || self.judged.len() >= JUDGED_MAX {
+            return Ok(());
+        }
+        let verdict = self.store.judge(says)?;
+        if verdict == Verdict::Unknown {
+            return Ok(());
+        }
+        self.judged.insert(*header.hash());
+        if verdict == Verdict::Differs {
+            let why = format!(
+                "what {} gave to {} as the state of {} is not what its logs say here: one of these \
+                 devices is damaged or lies",
+                self.device_name(&says.device),
+                self.device_name(peer),
+                self.space_name(&says.space)
+            );
+            tracing::error!(why, "a checkpoint differs");
+            self.alarms.insert((says.space, *peer), why);
+        }
+        Ok(())
     }
 
     /// A connection is over: what came of a checkpoint by it is of no use.

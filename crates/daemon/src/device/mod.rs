@@ -125,6 +125,10 @@ pub struct Device {
     taking: Option<checkpoints::Taking>,
     /// Why a space gets no further though peers have more of it.
     checkpoint_trouble: BTreeMap<SpaceId, String>,
+    /// Hashes of headers of checkpoints that were looked at.
+    judged: BTreeSet<[u8; 32]>,
+    /// Checkpoints that differ from what is known here, by who started from them.
+    alarms: BTreeMap<(SpaceId, DeviceId), String>,
 }
 
 impl Device {
@@ -168,6 +172,8 @@ impl Device {
             kept_bytes: checkpoints::KEPT_BYTES,
             taking: None,
             checkpoint_trouble: BTreeMap::new(),
+            judged: BTreeSet::new(),
+            alarms: BTreeMap::new(),
         };
         for (id, addresses) in &device.config.known {
             for address in addresses {

@@ -50,6 +50,8 @@ pub(super) struct Peer {
     pub(super) acks_told: BTreeMap<SpaceId, VersionVector>,
     /// Spaces of which it has no more as segments what is lacked here.
     pub(super) pruned: BTreeSet<SpaceId>,
+    /// Spaces of which it was told what this replica started from.
+    told_start: BTreeSet<SpaceId>,
     /// The checkpoint that it is being sent.
     pub(super) serving: Option<Serving>,
 }
@@ -204,6 +206,7 @@ impl Device {
             acks_wanted: BTreeMap::new(),
             acks_told: BTreeMap::new(),
             pruned: BTreeSet::new(),
+            told_start: BTreeSet::new(),
             serving: None,
         };
         self.peers.insert(conn, peer);
@@ -443,6 +446,7 @@ impl Device {
                 )?;
                 self.committed(committed, Some(conn), now)
             }
+            Output::PeerStartedFrom { header } => self.judge_start(conn, &header),
             Output::PeerPruned { space } => self.peer_pruned(conn, space, now),
             Output::ReadCheckpoint { space, part } => {
                 let input = self.read_checkpoint(conn, space, part, now)?;
@@ -459,6 +463,12 @@ impl Device {
                 self.checkpoint_part(conn, part, header, place, &bytes, now)
             }
             Output::PeerVector { space, .. } => {
+                if peer.told_start.insert(space) && space != self.store.roster_space() {
+                    self.tell_start(conn, &space, now)?;
+                }
+                let Some(peer) = self.peers.get(&conn) else {
+                    return Ok(());
+                };
                 if let Some(worktree) = self.worktrees.get_mut(&space) {
                     worktree.peer_changed(&peer.device);
                 }

@@ -52,6 +52,12 @@ impl Device {
                 });
             }
         }
+        for ((space, _), why) in &self.alarms {
+            problems.push(Problem {
+                path: TextPath::from_path(&self.root_of(space)?),
+                what: why.clone(),
+            });
+        }
         for (space, why) in &self.checkpoint_trouble {
             let ours = self.store.applied(space)?;
             let vectors = self.peers.values().map(|p| p.session.peer_vector(space));

@@ -289,6 +289,29 @@ fn a_segment_that_rests_on_nothing_stops_no_acks_and_is_shown() {
 }
 
 #[test]
+fn a_checkpoint_that_says_what_the_logs_do_not_is_a_problem() {
+    let mut founded = Founded::new();
+    let home = founded.device.home_space;
+    let keys = founded.device.store.identity().keys.clone();
+    let begun = founded
+        .device
+        .store
+        .checkpoint(&home, pacsync_protocol::VersionVector::new(), 1, &mut rng())
+        .expect("begins");
+    let mut forged = begun.header().header().clone();
+    forged.rows = [1; 32].into();
+    let forged = forged.sign(&keys.sign).expect("signs");
+    let problems = |founded: &Founded| {
+        let status = founded.device.status(founded.now).expect("a status");
+        status.problems.len()
+    };
+    for (header, expected) in [(begun.header(), 0), (&forged, 1), (&forged, 1)] {
+        founded.device.judge(&keys.id(), header).expect("reads");
+        assert_eq!(problems(&founded), expected);
+    }
+}
+
+#[test]
 fn a_segment_that_waits_no_more_is_not_shown() {
     let mut founded = Founded::new();
     founded.receive(vec![], vec![Entry::DeletesConfirmed]);

@@ -243,6 +243,11 @@ pub enum Input {
         /// The sealed part; empty for none.
         bytes: Vec<u8>,
     },
+    /// Tells the peer which checkpoint a replica here started from.
+    StartedFrom {
+        /// The signed header.
+        header: Vec<u8>,
+    },
     /// What was declined in this session may be taken now: the roster has grown.
     Reconsider,
     /// Answers [`Output::Store`], once and for all of its segments.
@@ -381,6 +386,11 @@ pub enum Output {
         last: bool,
         /// The sealed part; empty if the peer has none.
         bytes: Vec<u8>,
+    },
+    /// The peer's replica of a space started from a checkpoint; the header is not verified.
+    PeerStartedFrom {
+        /// The signed header.
+        header: Vec<u8>,
     },
     /// What the peer holds has changed.
     PeerVector {

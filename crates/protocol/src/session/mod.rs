@@ -22,10 +22,13 @@ mod tests;
 
 use std::collections::{BTreeSet, VecDeque};
 
+use crate::checkpoint::HEADER_MAX;
 use crate::ids::SpaceId;
 use crate::roster::roster_space;
 use crate::vector::VersionVector;
-use crate::wire::{AckWanted, Acks, Close, CloseCode, Hello, Lane, Message, PROTOCOL, SpaceClosed};
+use crate::wire::{
+    AckWanted, Acks, Close, CloseCode, Hello, Lane, Message, PROTOCOL, SpaceClosed, StartedFrom,
+};
 
 use checkpoint::Checkpoints;
 use fetch::Fetch;
@@ -270,6 +273,12 @@ impl Session {
                     self.checkpoints.pruned(space, &mut self.out);
                 }
             }
+            Input::StartedFrom { header } => {
+                if self.is_established() && header.len() <= HEADER_MAX {
+                    let header = header.into();
+                    self.out.send(&Message::StartedFrom(StartedFrom { header }));
+                }
+            }
             Input::WantCheckpoint { space, part } => {
                 if self.is_established() {
                     self.checkpoints.want(space, part, &mut self.out);
@@ -415,6 +424,10 @@ impl Session {
                     let space = pruned.space;
                     self.out.push(Output::PeerPruned { space });
                 }
+            }
+            Message::StartedFrom(StartedFrom { header }) => {
+                let header = header.into();
+                self.out.push(Output::PeerStartedFrom { header });
             }
             Message::WantCheckpoint(want) => {
                 let open = self.replication.is_open(&want.space);

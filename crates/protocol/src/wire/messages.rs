@@ -240,6 +240,26 @@ impl CheckpointPart {
     }
 }
 
+/// The checkpoint that the sender's replica of a space started from: whoever holds its vector
+/// looks whether it says the same.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct StartedFrom {
+    /// The signed header.
+    #[n(0)]
+    pub header: ByteVec,
+}
+
+impl StartedFrom {
+    pub(super) fn check(&self) -> Result<(), DecodeError> {
+        at_most(
+            "checkpoint header",
+            self.header.len(),
+            checkpoint::HEADER_MAX,
+        )
+    }
+}
+
 /// Signed acks of the sender or of others.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]

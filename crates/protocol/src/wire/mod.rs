@@ -23,7 +23,8 @@
 //! | 13 | [`Pruned`] | state |
 //! | 14 | [`WantCheckpoint`] | state |
 //! | 15 | [`CheckpointPart`] | state |
-//! | 16–31 | reserved | state |
+//! | 16 | [`StartedFrom`] | state |
+//! | 17–31 | reserved | state |
 //! | 32 | [`Answer`] to want contents | content |
 //! | 33 | [`Answer`] to want pieces | content |
 //! | 34–63 | reserved | content |
@@ -40,8 +41,8 @@ pub use answer::{Answer, Item, PAYLOAD_MAX};
 pub use messages::{
     ACKS_MAX, ADDRESSES_MAX, AckWanted, Acks, CHUNKS_BYTES_MAX, CONTENTS_MAX, Cancel,
     CheckpointPart, ChunkRef, Close, CloseCode, Decline, HAVE_MAX, Have, Hello, PIECES_MAX, Pieces,
-    Pruned, SEGMENT_MIN, SEGMENTS_BYTES, SEGMENTS_MAX, Segments, SpaceClosed, TEXT_MAX,
-    VECTOR_PART_MAX, VectorPart, WantCheckpoint, WantContents, WantPieces,
+    Pruned, SEGMENT_MIN, SEGMENTS_BYTES, SEGMENTS_MAX, Segments, SpaceClosed, StartedFrom,
+    TEXT_MAX, VECTOR_PART_MAX, VectorPart, WantCheckpoint, WantContents, WantPieces,
 };
 
 use crate::cbor::{DecodeError, at_most};
@@ -107,6 +108,8 @@ pub enum Message {
     WantCheckpoint(WantCheckpoint),
     /// Answers [`Message::WantCheckpoint`].
     CheckpointPart(CheckpointPart),
+    /// Names the checkpoint that a replica started from.
+    StartedFrom(StartedFrom),
     /// Answers [`Message::WantContents`].
     Contents(Answer),
     /// Answers [`Message::WantPieces`].
@@ -133,6 +136,7 @@ impl Message {
             Self::Pruned(_) => 13,
             Self::WantCheckpoint(_) => 14,
             Self::CheckpointPart(_) => 15,
+            Self::StartedFrom(_) => 16,
             Self::Contents(_) => 32,
             Self::Pieces(_) => 33,
         }
@@ -174,6 +178,7 @@ impl Message {
             Self::Pruned(m) => frame(number, m),
             Self::WantCheckpoint(m) => frame(number, m),
             Self::CheckpointPart(m) => frame(number, m),
+            Self::StartedFrom(m) => frame(number, m),
             Self::Contents(m) | Self::Pieces(m) => frame(number, &m.pack()),
         }
     }
@@ -220,6 +225,7 @@ impl Message {
             13 => Self::Pruned(body(&mut d)?),
             14 => Self::WantCheckpoint(body(&mut d)?),
             15 => Self::CheckpointPart(body(&mut d)?),
+            16 => Self::StartedFrom(body(&mut d)?),
             32 => Self::Contents(Answer::unpack(body(&mut d)?)?),
             33 => Self::Pieces(Answer::unpack(body(&mut d)?)?),
             _ => {
@@ -251,6 +257,7 @@ impl Message {
             Self::WantPieces(m) => m.check(),
             Self::Close(m) => m.check(),
             Self::CheckpointPart(m) => m.check(),
+            Self::StartedFrom(m) => m.check(),
             _ => Ok(()),
         }
     }

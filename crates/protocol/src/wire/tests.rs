@@ -158,6 +158,12 @@ fn messages() -> Vec<(&'static str, Message)> {
             }),
         ),
         (
+            "started from",
+            Message::StartedFrom(StartedFrom {
+                header: vec![1, 2].into(),
+            }),
+        ),
+        (
             "contents",
             Message::Contents(answer(vec![
                 Item::Whole(b"hello".to_vec()),
@@ -222,7 +228,7 @@ fn unknown_keys_are_skipped_and_unknown_types_refused_or_ignored() {
     let frame = [0x82, 0x0b, 0xa2, 0x00, 0x08, 0x18, 0x63, 0x82, 0x01, 0x02];
     let cancel = Message::Cancel(Cancel { request: 8 });
     assert_eq!(Message::decode(Lane::State, &frame), Ok(Some(cancel)));
-    assert!(Message::decode(Lane::State, &[0x82, 0x10, 0xa0]).is_err());
+    assert!(Message::decode(Lane::State, &[0x82, 0x11, 0xa0]).is_err());
     assert_eq!(
         Message::decode(Lane::State, &[0x82, 0x18, 0x40, 0xa0]),
         Ok(None)
@@ -301,7 +307,7 @@ proptest! {
 
     #[test]
     fn no_changed_frame_panics(
-        which in 0..20usize,
+        which in 0..21usize,
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         cut in any::<prop::sample::Index>(),
     ) {

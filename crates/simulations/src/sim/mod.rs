@@ -16,16 +16,16 @@ mod node;
 mod oracle;
 mod runner;
 mod script;
+mod stories;
 mod user;
 mod world;
-mod years;
 
 use rand_core::RngCore;
 
 pub use runner::{Detail, Failure, Outcome, run, shrink};
 pub use script::{DiskKind, Faults, Setup};
+pub use stories::{members_give_no_checkpoints, years};
 pub use world::Counts;
-pub use years::years;
 
 /// A number below `end`, which is not 0.
 fn below(rng: &mut impl RngCore, end: u64) -> u64 {

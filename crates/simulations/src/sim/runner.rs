@@ -213,12 +213,22 @@ impl Runner {
 
     /// A sponsor lets a device in; false if it died over that.
     pub(super) fn join(&mut self, at: usize, sponsor: usize, seed: u64) -> Result<bool, Failure> {
+        self.join_as(at, sponsor, seed, Role::Admin)
+    }
+
+    pub(super) fn join_as(
+        &mut self,
+        at: usize,
+        sponsor: usize,
+        seed: u64,
+        role: Role,
+    ) -> Result<bool, Failure> {
         let failed = |error: StoreError| broken("set-up", vec![error.to_string()]);
         let keys = Node::keys(seed);
         let peer = Peer {
             name: DeviceName::new(&format!("d{at}")).expect("a plain name"),
             device: keys.public(),
-            role: Role::Admin,
+            role,
         };
         let welcome = self.call(sponsor, |device, now| Ok(device.enrol(&peer, now)))?;
         let Some(welcome) = welcome else {
@@ -529,6 +539,10 @@ impl Runner {
                     return Ok(());
                 };
                 *self.received.entry((at, lane)).or_default() += bytes.len() as u64;
+                // A part of a checkpoint, by its type.
+                if bytes.starts_with(&[0x82, 15]) {
+                    lock(&self.world).counts.add("checkpoint part");
+                }
                 self.call(at, |device, now| {
                     device.frame(ConnId::from_number(conn), lane, bytes, now)
                 })?;

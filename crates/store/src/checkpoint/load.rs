@@ -10,7 +10,7 @@ use pacsync_protocol::row::{Row, STAMP_MAX};
 use pacsync_protocol::{Head, LogId, SegmentHash, Seq, SpaceId, cbor};
 use redb::ReadableTable;
 
-use super::{LoadError, PARTS, rows_root};
+use super::{LoadError, PARTS, STARTED_FROM, rows_root};
 use crate::documents::{self, DocumentId};
 use crate::error::StoreError;
 use crate::replica::NewSegment;
@@ -177,6 +177,9 @@ impl Txn<'_> {
         check!(self.compare(&loading, header));
         self.raise(loading)?;
         self.drop_parts(&says.space)?;
+        self.tx
+            .open_table(STARTED_FROM)?
+            .insert(space.no, header.bytes())?;
         self.apply(now_ms, rng)?;
         Ok(Ok(()))
     }

@@ -16,22 +16,28 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use pacsync_protocol::checkpoint::CheckpointError;
+use pacsync_protocol::checkpoint::{CheckpointError, Header};
 use pacsync_protocol::crypto::{RunningHash, domain};
-use pacsync_protocol::{RowId, Seq};
-use redb::{TableDefinition, WriteTransaction};
+use pacsync_protocol::{RowId, Seq, SpaceId, cbor};
+use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
 pub use build::Builder;
 pub use prune::Pruned;
 
 use crate::error::StoreError;
-use crate::tree::{Carrier, Entries};
+use crate::replica::Store;
+use crate::tables::{LOGS, LogRecord, SEGMENT_INDEX, SegmentRecord};
+use crate::tree::{Carrier, Entries, TreeReader};
 
 /// (Space number, part) → a sealed part of a checkpoint that is being received.
 const PARTS: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::new("checkpoint_parts");
 
+/// Space number → signed header of the last checkpoint that was taken in.
+const STARTED_FROM: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("checkpoints");
+
 pub(crate) fn make_tables(tx: &WriteTransaction) -> Result<(), StoreError> {
     tx.open_table(PARTS)?;
+    tx.open_table(STARTED_FROM)?;
     Ok(())
 }
 
@@ -50,6 +56,70 @@ pub enum LoadError {
     /// This device has no key for it yet.
     #[error("this device has no key for it")]
     NoKey,
+}
+
+/// What a replica makes of a checkpoint's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Its rows are those that are known here up to its vector.
+    Same,
+    /// They are not.
+    Differs,
+    /// Not everything up to its vector is here.
+    Unknown,
+}
+
+impl Store {
+    /// The signed header of the last checkpoint that was taken in for a space.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn started_from(&self, space: &SpaceId) -> Result<Option<Vec<u8>>, StoreError> {
+        let no = self.space(space)?.no;
+        let table = self.read()?.open_table(STARTED_FROM)?;
+        Ok(table.get(no)?.map(|bytes| bytes.value().to_vec()))
+    }
+
+    /// Looks whether what a checkpoint signs is what is known here.
+    ///
+    /// Cost: one pass over the ids of all rows.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn judge(&self, header: &Header) -> Result<Verdict, StoreError> {
+        let no = match self.space(&header.space) {
+            Ok(space) => space.no,
+            Err(_) => return Ok(Verdict::Unknown),
+        };
+        let tx = self.read()?;
+        let index = tx.open_table(SEGMENT_INDEX)?;
+        let mut heads = BTreeMap::new();
+        let mut found = 0;
+        for item in tx.open_table(LOGS)?.iter()? {
+            let (log, bytes) = item?;
+            let record: LogRecord = cbor::decode("log record", bytes.value())?;
+            let Some(head) = header.vector.get(&record.id).filter(|_| record.space == no) else {
+                continue;
+            };
+            let Some(bytes) = index.get((log.value(), head.seq))? else {
+                return Ok(Verdict::Unknown);
+            };
+            let segment: SegmentRecord = cbor::decode("segment record", bytes.value())?;
+            if record.applied < head.seq || segment.hash.to_short() != head.hash {
+                return Ok(Verdict::Unknown);
+            }
+            heads.insert(log.value(), head.seq);
+            found += 1;
+        }
+        if found != header.vector.len() {
+            return Ok(Verdict::Unknown);
+        }
+        let (rows, _) = rows_root(TreeReader::open(&tx, no)?.carried()?, &heads)?;
+        Ok(match rows == *header.rows {
+            true => Verdict::Same,
+            false => Verdict::Differs,
+        })
+    }
 }
 
 /// Root over the rows that have a carrier at or below some heads (log number → last entry), and how

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::{Builder, LoadError};
+use super::{Builder, LoadError, Verdict};
 use crate::documents::{Setting, Settings, settings_id};
 use crate::replica::{Identity, Store};
 use crate::tree::{NodeState, TreeReader};
@@ -634,6 +634,33 @@ fn a_checkpoint_that_is_not_what_its_header_signs_is_refused() {
             "{n}: {refused:?}"
         );
     }
+}
+
+/// Whoever has what a checkpoint says up to where it says looks at its root, also much later.
+#[test]
+fn a_root_that_is_not_that_of_the_logs_is_noticed_elsewhere() {
+    let mut pac = Pac::new(3, 2);
+    pac.live(2, 20);
+    let header = pac.builder(0).header().header().clone();
+    pac.gossip(&[0, 1]);
+    pac.live(2, 10);
+    let signer = pac.devices[0].sign.clone();
+    let mut forged = header.clone();
+    forged.rows = [7; 32].into();
+    for (header, verdict) in [(header, Verdict::Same), (forged, Verdict::Differs)] {
+        let signed = header.sign(&signer).expect("signs");
+        let judged = |who: usize| pac.stores[who].judge(signed.header()).expect("reads");
+        assert_eq!([judged(0), judged(1)], [verdict; 2]);
+        assert_eq!(judged(2), Verdict::Unknown, "it has nothing of it");
+    }
+    let new = pac.join();
+    assert_eq!(pac.checkpoint(0, new), Ok(()));
+    let from = pac.stores[new].started_from(&SPACE).expect("reads");
+    let from = VerifiedHeader::from_bytes(&from.expect("a header")).expect("verifies");
+    assert_eq!(
+        pac.stores[0].judge(from.header()).expect("reads"),
+        Verdict::Same
+    );
 }
 
 #[test]

@@ -1,8 +1,9 @@
-//! A device that is away for years, and one that joins meanwhile.
+//! Runs that are told, not drawn: only what users write in them is random.
 
 use std::collections::BTreeMap;
 
 use pacsync_daemon::net::Lane;
+use pacsync_protocol::grant::Role;
 use pacsync_protocol::segment::SignedSegment;
 use pacsync_store::Store;
 
@@ -38,6 +39,26 @@ pub fn years(seed: u64, detail: Detail) -> Outcome {
         steps: vec![],
     };
     play_as(&setup, &script, detail, |runner| runner.years(&setup))
+}
+
+/// A founder, who alone is an admin, and a member drop what both have. A second member is let in,
+/// meets only the first one, and takes nothing from it; then the founder.
+pub fn members_give_no_checkpoints(seed: u64, detail: Detail) -> Outcome {
+    let setup = Setup {
+        seed,
+        steps: 0,
+        devices: 3,
+        disk: DiskKind::Ext4,
+        faults: Faults::Classic,
+    };
+    let script = Script {
+        profile: Profile {
+            prunes: true,
+            ..Profile::plain(&setup)
+        },
+        steps: vec![],
+    };
+    play_as(&setup, &script, detail, |runner| runner.members(&setup))
 }
 
 fn broken(invariant: &'static str, what: String) -> Failure {
@@ -119,8 +140,57 @@ impl Runner {
         self.rest("when it is back")?;
         check::all(self)?;
         self.check_transfer(numbered)?;
+        self.check_calm()?;
         self.run_for(PRUNED_NS)?;
         self.check_nothing_to_do()
+    }
+
+    fn members(&mut self, setup: &Setup) -> Result<(), Failure> {
+        let alone = Setup {
+            devices: 1,
+            ..*setup
+        };
+        self.set_up(&alone)?;
+        let enrolled = |done: bool| match done {
+            true => Ok(()),
+            false => Err(broken("set-up", "the founder enrols nobody".into())),
+        };
+        enrolled(self.join_as(1, 0, self.seed_of(1), Role::Member)?)?;
+        self.rest("at the beginning")?;
+        self.edits(&[0, 1], 10)?;
+        self.rest("before one comes")?;
+        self.run_for(PRUNED_NS)?;
+        lock(&self.world).net.cut(0, 2);
+        enrolled(self.join_as(2, 0, self.seed_of(2), Role::Member)?)?;
+        self.run_for(PRUNED_NS)?;
+        let met = self.call(2, |device, now| {
+            let status = device.status(now)?;
+            let named = |what: &str| what.contains("is taken from an admin");
+            let told = status.problems.iter().any(|p| named(&p.what));
+            Ok((status.spaces.iter().map(|s| s.files).sum::<u64>(), told))
+        })?;
+        if met != Some((0, true)) {
+            return Err(broken(
+                "checkpoints are taken from admins",
+                format!("files, and whether it is told: {met:?}"),
+            ));
+        }
+        self.heal()?;
+        self.rest("when the founder is met")?;
+        check::all(self)?;
+        self.check_calm()
+    }
+
+    /// Nobody has a problem.
+    fn check_calm(&mut self) -> Result<(), Failure> {
+        let nodes: Vec<usize> = self.nodes.keys().copied().collect();
+        for at in nodes {
+            let status = self.call(at, |device, now| device.status(now))?;
+            if let Some(problem) = status.and_then(|s| s.problems.into_iter().next()) {
+                return Err(broken("no problems", format!("d{at}: {}", problem.what)));
+            }
+        }
+        Ok(())
     }
 
     fn first_held(&mut self, at: usize) -> Result<BTreeMap<String, u64>, Failure> {
