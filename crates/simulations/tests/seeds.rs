@@ -143,3 +143,9 @@ fn a_device_is_away_for_years() {
 fn who_joins_takes_no_checkpoint_from_a_member() {
     check_story(members_give_no_checkpoints);
 }
+
+/// A directory went while a big file was on its way into it.
+#[test]
+fn a_directory_that_goes_during_a_transfer_into_it() {
+    check(60401, 60, 2);
+}

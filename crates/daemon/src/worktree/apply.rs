@@ -759,13 +759,18 @@ impl Worktree {
             return;
         };
         // Nothing that was to come here is wanted any more.
+        let mut freed = false;
         for entry in &listing.entries {
             if super::is_transfer_temp(&entry.name) {
                 self.transfers.forget_name(&entry.name);
                 if let Ok(path) = place.path.join(&entry.name) {
-                    let _ = self.disk.unlink(&path);
+                    freed |= self.disk.unlink(&path).is_ok();
                 }
             }
+        }
+        if freed {
+            self.stalled.insert(item.step.node(), now.ms);
+            return;
         }
         let is_left = |entry| self.is_left_alone(&place.path, entry);
         if listing.errors.is_empty() && listing.entries.iter().all(is_left) {

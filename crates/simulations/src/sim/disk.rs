@@ -79,6 +79,9 @@ fn on<T>(
     let before = host.fs.changes;
     let result = act(&mut host.fs, now);
     let changed = host.fs.changes != before;
+    if changed && matches!(op, DiskOp::Rename | DiskOp::Exchange) {
+        host.unrecorded.insert(path.clone());
+    }
     world.whisper(|| match &result {
         Ok(_) => format!("d{} {op:?} {path}", process.device),
         Err(refused) => format!("d{} {op:?} {path}: {refused:?}", process.device),

@@ -8,7 +8,7 @@ use rand_core::{RngCore, SeedableRng};
 use super::below;
 use super::fs::Body;
 use super::oracle::Written;
-use super::world::{Event, World};
+use super::world::{Event, Host, World};
 
 const NAMES: [&str; 6] = ["a", "b", "c", "notes", "Notes", "x.txt"];
 /// Names of texts; nothing else is made under them.
@@ -151,6 +151,12 @@ impl User<'_> {
         };
         if let Some(Body::File(data)) = self.fs().inode(ino).map(|inode| inode.body.clone()) {
             self.world.oracle.supersede_lines(&data);
+        }
+        let unrecorded = |host: &Host| host.dead && host.unrecorded.contains(path);
+        if self.world.hosts.get(self.device).is_some_and(unrecorded) {
+            // Put there by a process that died before it could note it: to the next one it looks
+            // as if it had never come, and comes again.
+            self.world.oracle.moved(&written);
         }
         match self.world.oracle.supersede(&written, by) {
             Some(number) => format!(" over version {number}"),

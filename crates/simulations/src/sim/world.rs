@@ -3,7 +3,7 @@
 //! One lock around all of it: everything runs on one thread, and the engine's calls come back
 //! here at each disk operation, which is where a user or a crash cuts in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -129,6 +129,8 @@ pub(crate) struct Host {
     pub(crate) edited_ns: u64,
     fault: Option<(Fault, u32)>,
     rng: ChaCha8Rng,
+    /// Where this process has put files of which no commit tells yet.
+    pub(crate) unrecorded: BTreeSet<RelPath>,
 }
 
 impl Host {
@@ -287,6 +289,7 @@ impl World {
                 edited_ns: 0,
                 fault: None,
                 rng: ChaCha8Rng::seed_from_u64(seed ^ (at as u64 + 1) << 32),
+                unrecorded: BTreeSet::new(),
             })
             .collect();
         Self {
@@ -394,6 +397,9 @@ impl World {
         };
         if host.dead {
             return Tick::Dies;
+        }
+        if op == Op::StoreSync {
+            host.unrecorded.clear();
         }
         if let Some((fault, times)) = &mut host.fault {
             let (hit, refused) = match fault {
