@@ -74,6 +74,15 @@ pub(crate) enum Command {
     Log(history::LogArgs),
     /// Bring back an earlier version of a file, or what was deleted
     Restore(history::RestoreArgs),
+    /// Take back what another device changed last, or the last restore; exit code 5 if some of it
+    /// stays
+    ///
+    /// What came from one device without a pause is taken back as a whole: earlier contents are
+    /// written anew, what was deleted is brought back, what was moved goes back, what was new is
+    /// deleted. Nothing that anybody has changed since is touched: it is named and stays. Each
+    /// further `undo` takes back what was before that; nothing is lost by it, `log` and `restore`
+    /// have it still.
+    Undo,
     /// Make, attach, detach and list spaces
     #[command(subcommand)]
     Space(spaces::SpaceCommand),
@@ -169,6 +178,7 @@ mod tests {
             "pacsync restore a --at abcd2345",
             "pacsync restore a --at yesterday --to b",
             "pacsync restore --deleted d --at 14:30",
+            "pacsync undo --json",
             "pacsync space create photos --at /p",
             "pacsync space attach photos --at /p",
             "pacsync space detach photos",

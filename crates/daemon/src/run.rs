@@ -521,6 +521,7 @@ impl Runner {
             Command::Ls { reply, .. } => drop(reply.send(Err(error))),
             Command::Log { reply, .. } => drop(reply.send(Err(error))),
             Command::Restore { reply, .. } => drop(reply.send(Err(error))),
+            Command::Undo { reply } => drop(reply.send(Err(error))),
             Command::SpaceCreate { reply, .. }
             | Command::SpaceAttach { reply, .. }
             | Command::SpaceDetach { reply, .. } => drop(reply.send(Err(error))),

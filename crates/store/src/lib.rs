@@ -13,9 +13,11 @@ pub mod replica;
 mod tables;
 pub mod tree;
 pub mod txn;
+mod undoable;
 mod written;
 
 pub use error::{Refusal, StoreError};
 pub use replica::{Committed, Identity, NewSegment, Space, Store, Waiting};
 pub use txn::Txn;
+pub use undoable::{Run, Undoable, UndoableKind};
 pub use written::{Writers, Written};

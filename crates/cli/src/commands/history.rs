@@ -1,4 +1,4 @@
-//! `log`, `restore`: earlier versions of files.
+//! `log`, `restore`, `undo`: earlier versions of files.
 
 use std::path::PathBuf;
 
@@ -7,8 +7,8 @@ use jiff::civil::{Date, DateTime, Time};
 use jiff::{SignedDuration, Span, Timestamp, Zoned};
 use pacsync_daemon::control::ErrorKind;
 use pacsync_daemon::control::api::{
-    EntryKind, Kept, LogReport, LogRequest, PathArg, RestoreReport, RestoreRequest, Unrestored,
-    Version, VersionKind,
+    EntryKind, Kept, LogReport, LogRequest, PathArg, RestoreReport, RestoreRequest, StayReason,
+    UndoReport, UndoneKind, UndoneWhat, Unrestored, Version, VersionKind,
 };
 
 use super::Context;
@@ -144,12 +144,15 @@ fn log_text(report: &LogReport) -> String {
     text
 }
 
+/// A time as this machine's clock shows it.
+fn clock_time(ms: u64) -> Option<String> {
+    let time = Timestamp::from_millisecond(i64::try_from(ms).ok()?).ok()?;
+    let time = time.to_zoned(jiff::tz::TimeZone::system());
+    Some(time.strftime("%Y-%m-%d %H:%M:%S").to_string())
+}
+
 fn row(version: &Version) -> Vec<String> {
-    let time = version
-        .time_ms
-        .and_then(|ms| Timestamp::from_millisecond(i64::try_from(ms).ok()?).ok())
-        .map(|time| time.to_zoned(jiff::tz::TimeZone::system()));
-    let time = time.map(|time| time.strftime("%Y-%m-%d %H:%M:%S").to_string());
+    let time = version.time_ms.and_then(clock_time);
     let device = version.device.as_ref().map(|device| device.name.clone());
     let name = match (version.what, &version.name) {
         (VersionKind::Moved, Some(name)) => format!(" to {}", name.path),
@@ -240,6 +243,65 @@ fn restore_text(report: &RestoreReport) -> String {
     let more = report.restored.len().saturating_sub(PATHS_SHOWN);
     if more > 0 {
         lines.push(format!("and {} more", count(more as u64, "path")));
+    }
+    lines.join("\n")
+}
+
+pub(crate) async fn undo(context: &Context) -> Result<(), CliError> {
+    let asked = context.client.post("/v1/undo", &());
+    let report: UndoReport = progress::shown(&context.client, "undoing", asked).await?;
+    context.output.show(&report, undo_text)?;
+    if report.stayed.is_empty() && report.missing.is_empty() {
+        return Ok(());
+    }
+    if !context.output.is_json() {
+        for missing in report.missing.iter().take(PATHS_SHOWN) {
+            context.output.note(&missing_text(missing));
+        }
+        let hint = "`pacsync log PATH` lists the versions, `pacsync restore PATH --at VERSION` \
+                    brings one back";
+        context.output.note(&format!("hint: {hint}"));
+    }
+    Err(CliError::Said(ErrorKind::NeedsUser))
+}
+
+fn undo_text(report: &UndoReport) -> String {
+    let device = visible(&report.device.name);
+    let time = clock_time(report.time_ms).unwrap_or_else(|| "?".into());
+    let what = match report.what {
+        UndoneWhat::Batch => format!("what {device} changed, here since {time}"),
+        UndoneWhat::Restore => format!("the restore of {time}"),
+    };
+    let space = visible(&report.space);
+    let mut lines = vec![format!("taking back {what}, in {space}")];
+    for undone in report.undone.iter().take(PATHS_SHOWN) {
+        let how = match undone.what {
+            UndoneKind::Content => "has its earlier content again",
+            UndoneKind::BroughtBack => "is back",
+            UndoneKind::Deleted => "was new, and is deleted",
+            UndoneKind::Moved => "is where it was",
+            UndoneKind::Mode => "has its earlier permissions again",
+        };
+        let later = if undone.on_disk {
+            ""
+        } else {
+            ", not on this disk yet"
+        };
+        lines.push(format!("{}: {how}{later}", visible(&undone.path.path)));
+    }
+    let more = report.undone.len().saturating_sub(PATHS_SHOWN);
+    if more > 0 {
+        lines.push(format!("and {} more", count(more as u64, "path")));
+    }
+    // What stays is for the user: all of it.
+    for stayed in &report.stayed {
+        let why = match stayed.why {
+            StayReason::Changed => "it was changed since",
+            StayReason::Occupied => "something else stands where it was, or in it",
+            StayReason::Conflict => "it was in conflict before",
+            StayReason::Forgotten => "what was there before is not known any more",
+        };
+        lines.push(format!("{} stays: {why}", visible(&stayed.path.path)));
     }
     lines.join("\n")
 }

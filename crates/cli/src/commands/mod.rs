@@ -62,6 +62,7 @@ pub(crate) fn run(cli: Cli, output: Output) -> Result<(), CliError> {
         Command::Ls(args) => wait_for(files::ls(context, &args)),
         Command::Log(args) => wait_for(history::log(context, &args)),
         Command::Restore(args) => wait_for(history::restore(context, &args)),
+        Command::Undo => wait_for(history::undo(context)),
         Command::Scan(args) => wait_for(files::scan(context, &args)),
         Command::Space(command) => wait_for(spaces::space(context, &command)),
         Command::Pair(args) => pair::pair(context, &args),

@@ -17,6 +17,7 @@ mod support;
 mod told;
 mod tracking;
 mod traffic;
+mod undo;
 
 use support::{Device, check_same};
 

@@ -23,8 +23,8 @@ pub use conflict::{
 };
 pub use event::{Event, EventKind, PairEvent};
 pub use history::{
-    Kept, LogReport, LogRequest, RestoreReport, RestoreRequest, Restored, Unrestored, Version,
-    VersionKind,
+    Kept, LogReport, LogRequest, RestoreReport, RestoreRequest, Restored, StayReason, Stayed,
+    UndoReport, UndoneKind, UndonePath, UndoneWhat, Unrestored, Version, VersionKind,
 };
 pub use request::{
     ConflictRequest, ConflictsRequest, ConnectRequest, DeletesRequest, LsRequest, PairAnswer,

@@ -12,8 +12,8 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use super::api::{
     AddReport, ConflictList, ConnectReport, DeletesReport, DeviceList, DoctorReport, Event,
     ForgetReport, Listing, LogReport, PairAnswer, PairEvent, ResolveKeep, ResolveReport,
-    RestoreReport, ScanReport, SpaceList, SpaceReport, Status, Stopping, VersionContents,
-    WaitReport,
+    RestoreReport, ScanReport, SpaceList, SpaceReport, Status, Stopping, UndoReport,
+    VersionContents, WaitReport,
 };
 
 /// Commands that may wait for the core. People type them; a script that floods
@@ -119,6 +119,12 @@ pub enum Command {
         order: RestoreOrder,
         /// Gets the answer.
         reply: Reply<RestoreReport>,
+    },
+    /// Takes back the newest batch of another device, or the last restore; replies once that is on
+    /// disk or as good as that.
+    Undo {
+        /// Gets the answer.
+        reply: Reply<UndoReport>,
     },
     /// Founds a space and attaches it here.
     SpaceCreate {

@@ -21,7 +21,8 @@ use super::api::{
     EventKind, ForgetReport, LS_LIMIT_MAX, Listing, LogReport, LogRequest, LsRequest,
     PairCancelRequest, PairConfirmRequest, PairRequest, PathArg, PathsRequest, ResolveReport,
     ResolveRequest, RestoreReport, RestoreRequest, ScanReport, SpaceAtRequest, SpaceList,
-    SpaceReport, SpaceRequest, Status, Stopping, VersionContents, WaitReport, WaitRequest,
+    SpaceReport, SpaceRequest, Status, Stopping, UndoReport, VersionContents, WaitReport,
+    WaitRequest,
 };
 use super::command::{Command, CommandError, RestoreOrder, VersionAt};
 use super::pairing;
@@ -47,6 +48,7 @@ fn routes() -> Vec<(&'static str, &'static str, MethodRouter<App>)> {
         ("post", "/v1/ls", post(ls)),
         ("post", "/v1/log", post(log)),
         ("post", "/v1/restore", post(restore)),
+        ("post", "/v1/undo", post(undo)),
         ("post", "/v1/spaces", post(space_create)),
         ("post", "/v1/spaces/attach", post(space_attach)),
         ("post", "/v1/spaces/detach", post(space_detach)),
@@ -260,6 +262,10 @@ async fn restore(
             .ask(|reply| Command::Restore { path, order, reply })
             .await,
     )
+}
+
+async fn undo(State(app): State<App>) -> Answer<UndoReport> {
+    answer(app.core.ask(|reply| Command::Undo { reply }).await)
 }
 
 async fn space_create(

@@ -54,6 +54,7 @@ impl Device {
             }
             Command::Log { path, limit, reply } => self.log(&path, limit, reply, now),
             Command::Restore { path, order, reply } => self.restore(&path, order, reply, now),
+            Command::Undo { reply } => self.undo(reply, now),
             Command::SpaceCreate { name, at, reply } => {
                 let result = self.create_space(&name, &at, now);
                 let _ = reply.send(self.report(result));

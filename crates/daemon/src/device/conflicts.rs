@@ -15,7 +15,7 @@ use pacsync_protocol::{DeviceId, NodeId, RowId, SpaceId};
 use pacsync_store::tree::{Backend, Conflict, NodeState, Tree, TreeError, TreeReader, Version};
 use pacsync_store::{StoreError, Written};
 
-pub(super) use settle::{Purpose, Settle};
+pub(super) use settle::{CONFIRMED_ROWS, Purpose, Settle};
 
 use super::Device;
 use super::spaces::store_error;

@@ -27,13 +27,13 @@ use crate::net::PeerStanding;
 use crate::worktree::{self, Class, Context, Did, Now, Past, Progress, Worktree};
 
 /// How often a restore looks whether what it asked for has come.
-const TICK_MS: u64 = 20;
+pub(super) const TICK_MS: u64 = 20;
 /// How long nothing may come before a restore gives up.
-const PATIENCE_MS: u64 = 30_000;
+pub(super) const PATIENCE_MS: u64 = 30_000;
 /// How long a restore waits until its files are on disk.
-const APPLY_MS: u64 = 10_000;
+pub(super) const APPLY_MS: u64 = 10_000;
 /// Devices that are named in an answer.
-const DEVICES_NAMED: usize = 8;
+pub(super) const DEVICES_NAMED: usize = 8;
 
 /// A `log` on its way.
 pub(super) struct LogJob {
@@ -67,7 +67,7 @@ enum Stage {
 }
 
 #[derive(Default)]
-struct Fetch {
+pub(super) struct Fetch {
     chosen: Vec<Chosen>,
     /// Those whose content is not here, by number.
     open: BTreeSet<usize>,
@@ -77,16 +77,28 @@ struct Fetch {
     until_ms: u64,
 }
 
+impl Fetch {
+    pub(super) fn new(chosen: Vec<Chosen>, now: Now) -> Self {
+        let number = |(number, chosen): (usize, &Chosen)| chosen.content.as_ref().map(|_| number);
+        Self {
+            open: chosen.iter().enumerate().filter_map(number).collect(),
+            chosen,
+            until_ms: now.ms.saturating_add(PATIENCE_MS),
+            ..Self::default()
+        }
+    }
+}
+
 /// What is to be brought back.
 #[derive(Debug, Clone)]
-struct Chosen {
-    node: NodeId,
-    kind: Kind,
-    path: RelPath,
-    mode: Option<u16>,
-    content: Option<(RowId, Content)>,
+pub(super) struct Chosen {
+    pub(super) node: NodeId,
+    pub(super) kind: Kind,
+    pub(super) path: RelPath,
+    pub(super) mode: Option<u16>,
+    pub(super) content: Option<(RowId, Content)>,
     /// Who may have the content.
-    devices: Vec<DeviceId>,
+    pub(super) devices: Vec<DeviceId>,
 }
 
 impl RestoreJob {
@@ -107,7 +119,7 @@ fn entry_kind(kind: Kind) -> EntryKind {
     }
 }
 
-fn text(path: &RelPath) -> TextPath {
+pub(super) fn text(path: &RelPath) -> TextPath {
     TextPath::from_bytes(path.as_bytes())
 }
 
@@ -295,7 +307,7 @@ impl Device {
         holders
     }
 
-    fn refs(&self, devices: &[DeviceId]) -> Vec<DeviceRef> {
+    pub(super) fn refs(&self, devices: &[DeviceId]) -> Vec<DeviceRef> {
         devices
             .iter()
             .map(|device| self.device_ref(device))
@@ -316,17 +328,7 @@ impl Device {
                 return Ok(Some(Waiter::Restore(job)));
             }
             match self.versions_to_restore(&job) {
-                Ok(chosen) => {
-                    let number = |(number, chosen): (usize, &Chosen)| {
-                        chosen.content.as_ref().map(|_| number)
-                    };
-                    job.stage = Stage::Fetch(Fetch {
-                        open: chosen.iter().enumerate().filter_map(number).collect(),
-                        chosen,
-                        until_ms: now.ms.saturating_add(PATIENCE_MS),
-                        ..Fetch::default()
-                    });
-                }
+                Ok(chosen) => job.stage = Stage::Fetch(Fetch::new(chosen, now)),
                 Err(error) => {
                     let _ = job.reply.send(Err(error));
                     return Ok(None);
@@ -499,7 +501,7 @@ impl Device {
     }
 
     /// Whether there is nothing more to wait for: what is still open then no connected device has.
-    fn has_fetched(
+    pub(super) fn has_fetched(
         &mut self,
         space: SpaceId,
         fetch: &mut Fetch,
@@ -525,6 +527,7 @@ impl Device {
                 here.push(*number);
                 continue;
             }
+            waits |= worktree.is_put_aside(&content.id);
             for device in &connected {
                 if worktree.is_lacked_by(device, &content.id) {
                     fetch.lacking.insert((*device, content.id));
@@ -549,15 +552,20 @@ impl Device {
     pub(super) fn want_versions(&mut self, now: Now) -> Result<(), StoreError> {
         let mut wanted: BTreeMap<SpaceId, BTreeMap<ContentId, u64>> = BTreeMap::new();
         for waiter in &self.waiters {
-            let Waiter::Restore(job) = waiter else {
-                continue;
-            };
-            let Stage::Fetch(fetch) = &job.stage else {
-                continue;
+            let (space, fetch) = match waiter {
+                Waiter::Restore(job) => match &job.stage {
+                    Stage::Fetch(fetch) => (job.space, fetch),
+                    Stage::Scan | Stage::Apply { .. } => continue,
+                },
+                Waiter::Undo(job) => match job.fetch() {
+                    Some(fetching) => fetching,
+                    None => continue,
+                },
+                _ => continue,
             };
             let open = fetch.open.iter().filter_map(|at| fetch.chosen.get(*at));
             for (_, content) in open.filter_map(|chosen| chosen.content.as_ref()) {
-                let of_space = wanted.entry(job.space).or_default();
+                let of_space = wanted.entry(space).or_default();
                 of_space.insert(content.id, content.size);
             }
         }

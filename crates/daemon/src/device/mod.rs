@@ -18,6 +18,7 @@ mod spaces;
 mod status;
 #[cfg(test)]
 mod tests;
+mod undo;
 mod waiters;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -11,6 +11,7 @@ use pacsync_store::StoreError;
 use super::Device;
 use super::conflicts::Settle;
 use super::history::{LogJob, RestoreJob};
+use super::undo::UndoJob;
 use crate::control::api::{AddReport, ConnectReport, ScanReport, TextPath, WaitReport};
 use crate::control::{CommandError, Reply};
 use crate::net::{ConnId, ConnectFailure, PeerStanding};
@@ -39,6 +40,7 @@ pub(super) enum Waiter {
     },
     Log(LogJob),
     Restore(Box<RestoreJob>),
+    Undo(Box<UndoJob>),
 }
 
 pub(super) struct Wait {
@@ -63,6 +65,7 @@ impl Waiter {
             Self::Connect { until_ms, .. } => Some(*until_ms),
             Self::Settle(settle) => Some(settle.next_ms),
             Self::Restore(job) => job.next_due(),
+            Self::Undo(job) => job.next_due(),
             Self::Scan { .. } | Self::Add { .. } | Self::Log(_) => None,
         }
     }
@@ -76,6 +79,7 @@ impl Waiter {
             Self::Connect { reply, .. } => reply.is_closed(),
             Self::Log(job) => job.reply.is_closed(),
             Self::Restore(job) => job.reply.is_closed(),
+            Self::Undo(job) => job.reply.is_closed(),
         }
     }
 
@@ -83,6 +87,7 @@ impl Waiter {
         match self {
             Self::Scan { .. } | Self::Add { .. } | Self::Log(_) => true,
             Self::Restore(job) => job.is_scanning(),
+            Self::Undo(job) => job.is_scanning(),
             Self::Wait(wait) => !wait.scanned,
             Self::Settle(settle) => !settle.scanned,
             Self::Connect { .. } => false,
@@ -175,6 +180,7 @@ impl Device {
             Waiter::Wait(wait) => self.check_wait(wait, now),
             Waiter::Log(job) => Ok(self.check_log(job)),
             Waiter::Restore(job) => self.check_restore(job, now),
+            Waiter::Undo(job) => self.check_undo(job, now),
         }
     }
 

@@ -31,6 +31,8 @@ pub(super) struct Batch<'t> {
     pub(super) left: BTreeSet<NodeId>,
     kept: Vec<Kept>,
     pub(super) kept_bytes: usize,
+    /// What a restore brings back, so that it can be undone.
+    pub(super) restored: BTreeSet<NodeId>,
 }
 
 impl<'t> Batch<'t> {
@@ -53,6 +55,7 @@ impl<'t> Batch<'t> {
             left: BTreeSet::new(),
             kept: vec![],
             kept_bytes: 0,
+            restored: BTreeSet::new(),
         })
     }
 
@@ -98,6 +101,7 @@ pub(super) struct Found {
     kept: Vec<Kept>,
     dirty: bool,
     lasting: bool,
+    restored: BTreeSet<NodeId>,
 }
 
 impl Found {
@@ -114,6 +118,7 @@ impl Batch<'_> {
             kept: self.kept,
             dirty: self.dirty,
             lasting: self.lasting,
+            restored: self.restored,
         }
     }
 }
@@ -145,7 +150,11 @@ impl Worktree {
         } else {
             // Durable before the commit that writes the rows.
             self.put_kept(&txn, packs, found.kept, now)?;
+            let before = txn.own_seq(&self.space)?;
             txn.append(&self.space, found.rows, now.ms, rng)?;
+            if !found.restored.is_empty() {
+                txn.note_restore(&self.space, before, &found.restored, now.ms)?;
+            }
             let committed = txn.commit()?;
             self.mark(committed.changed.iter().map(|(_, node)| *node));
             progress.committed.push(committed);

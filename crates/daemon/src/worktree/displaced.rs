@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use pacsync_protocol::content::{ObjectId, PieceSource, SMALL_MAX, Walk};
 use pacsync_protocol::crypto::{Entropy, random};
 use pacsync_protocol::row::{Keys, Kind, Name, Row};
-use pacsync_protocol::{NodeId, RowId};
+use pacsync_protocol::{ContentId, NodeId, RowId};
 use pacsync_store::index::{ContentTables, FileIdentity, NoteKind};
 use pacsync_store::{Store, StoreError};
 
@@ -62,6 +62,11 @@ impl Asides {
         self.records.is_empty()
     }
 
+    fn has_content(&self, content: &ContentId) -> bool {
+        let mut records = self.records.values();
+        records.any(|record| record.old.content.as_ref() == Some(content))
+    }
+
     pub(super) fn has_name(&self, name: &[u8]) -> bool {
         self.names.contains_key(name)
     }
@@ -99,6 +104,11 @@ impl Asides {
 }
 
 impl Worktree {
+    /// Whether a content was put aside and is about to be kept.
+    pub fn is_put_aside(&self, content: &ContentId) -> bool {
+        self.displaced.has_content(content)
+    }
+
     /// Looks again at what applies put aside: an edit is taken in, the rest goes to history.
     pub(super) fn displaced_step(
         &mut self,

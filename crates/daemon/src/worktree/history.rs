@@ -605,7 +605,8 @@ impl Worktree {
                 }
             }
         }
-        b.marks.extend(done);
+        b.marks.extend(&done);
+        b.restored = done;
         let found = b.close();
         self.commit_found(found, txn, cx.packs, cx.rng, cx.now, progress)
     }

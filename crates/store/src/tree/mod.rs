@@ -55,6 +55,7 @@ mod record;
 mod replay;
 mod settle;
 mod tables;
+mod undo;
 mod values;
 mod versions;
 mod view;
@@ -71,6 +72,7 @@ pub use past::{Buried, PastRow};
 pub use tables::{
     Backend, Entries, ReadTables, Tree, TreeReader, TreeTables, WriteTables, make_tables,
 };
+pub use undo::{LifeBack, Part, Stays, TakenBack, taken_back};
 pub use values::{Base, Mergeable};
 pub use versions::Version;
 

@@ -1,12 +1,12 @@
 //! Applying: what a held segment says enters the derived state once all that it rests on has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pacsync_protocol::crypto::Entropy;
 use pacsync_protocol::roster::{RosterEntry, RosterError};
 use pacsync_protocol::row::Row;
 use pacsync_protocol::segment::{Entry, Header, VerifiedSegment};
-use pacsync_protocol::{DeviceId, Seq, SpaceId, Stamp, cbor};
+use pacsync_protocol::{DeviceId, NodeId, Seq, SpaceId, Stamp, cbor};
 use redb::{ReadableTable, WriteTransaction};
 
 use super::Txn;
@@ -44,7 +44,7 @@ impl Txn<'_> {
                 .collect();
             for (no, mut record) in waiting {
                 while record.applied < record.held {
-                    if !self.apply_next(no, &mut record)? {
+                    if !self.apply_next(no, &mut record, now_ms)? {
                         break;
                     }
                     progress = true;
@@ -64,7 +64,12 @@ impl Txn<'_> {
     }
 
     /// Applies the next segment of a log; false if it has to wait.
-    fn apply_next(&mut self, no: u32, record: &mut LogRecord) -> Result<bool, StoreError> {
+    fn apply_next(
+        &mut self,
+        no: u32,
+        record: &mut LogRecord,
+        now_ms: u64,
+    ) -> Result<bool, StoreError> {
         let next = {
             let table = self.tx.open_table(SEGMENTS)?;
             let mut range = table.range((no, record.applied + 1)..=(no, Seq::MAX))?;
@@ -107,7 +112,8 @@ impl Txn<'_> {
                 Counted::Never(why) => self.quarantine(no, header.last(), &why)?,
             }
         } else {
-            self.take_entries(&space, no, header, entries)?;
+            let nodes = self.take_entries(&space, no, header, entries)?;
+            self.note_arrival(space.no, no, header, &nodes, now_ms)?;
         }
         // A clock that runs ahead must not raise everyone's.
         let clock = header.clock.min(clock_bound);
@@ -207,13 +213,15 @@ impl Txn<'_> {
         Ok(highest.saturating_add(placements as u64))
     }
 
+    /// Returns the nodes that rows are about.
     fn take_entries(
         &mut self,
         space: &Space,
         no: u32,
         header: &Header,
         entries: Vec<Entry>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<BTreeSet<NodeId>, StoreError> {
+        let mut nodes = BTreeSet::new();
         let confirmed = entries.contains(&Entry::DeletesConfirmed);
         let mut seq = header.first;
         let mut trouble = None;
@@ -235,6 +243,7 @@ impl Txn<'_> {
                             let carrier = Carrier { log: no, seq };
                             match tree.insert(Row::id_of(bytes), &row, bytes, carrier) {
                                 Ok(_) => {
+                                    nodes.insert(row.node);
                                     if confirmed {
                                         self.out.confirmed.insert((space.id, row.node));
                                     }
@@ -268,7 +277,7 @@ impl Txn<'_> {
         if let Some(why) = trouble {
             self.quarantine(no, header.last(), &why)?;
         }
-        Ok(())
+        Ok(nodes)
     }
 
     pub(super) fn apply_change(

@@ -50,6 +50,7 @@ pub(crate) fn make_tables(tx: &WriteTransaction) -> Result<(), StoreError> {
     tx.open_table(QUARANTINE)?;
     tx.open_table(ACKS)?;
     crate::checkpoint::make_tables(tx)?;
+    crate::undoable::make_tables(tx)?;
     crate::index::make_tables(tx)?;
     crate::tree::make_tables(tx)?;
     Ok(())
@@ -98,6 +99,10 @@ impl<'s> Txn<'s> {
             .open_table(META)?
             .insert("pack_end", bytes.as_slice())?;
         Ok(())
+    }
+
+    pub(crate) fn own_log(&self) -> LogId {
+        self.store.own_log()
     }
 
     /// The roster, with what this transaction counted.

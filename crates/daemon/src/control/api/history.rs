@@ -1,4 +1,4 @@
-//! Bodies and answers of `log` and `restore`.
+//! Bodies and answers of `log`, `restore` and `undo`.
 
 use serde::{Deserialize, Serialize};
 
@@ -171,4 +171,85 @@ pub struct RestoreReport {
     /// Where it was written instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<TextPath>,
+}
+
+/// What an undo took back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UndoneWhat {
+    /// What another device changed.
+    Batch,
+    /// A restore on this device.
+    Restore,
+}
+
+/// How a path was taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UndoneKind {
+    /// It has its earlier content again.
+    Content,
+    /// It had been deleted and is back.
+    BroughtBack,
+    /// It had not been there and is deleted.
+    Deleted,
+    /// It is where it was.
+    Moved,
+    /// It has its earlier permission bits again.
+    Mode,
+}
+
+/// A path that was taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UndonePath {
+    /// Relative to the root of the space.
+    #[serde(flatten)]
+    pub path: TextPath,
+    /// How.
+    pub what: UndoneKind,
+    /// Whether the disk shows it already.
+    pub on_disk: bool,
+}
+
+/// Why a path stays as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StayReason {
+    /// Somebody changed it since.
+    Changed,
+    /// Something else stands where it was, or in it.
+    Occupied,
+    /// It was in conflict before.
+    Conflict,
+    /// What was there before is not known any more.
+    Forgotten,
+}
+
+/// A path that stays as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stayed {
+    /// Relative to the root of the space.
+    #[serde(flatten)]
+    pub path: TextPath,
+    /// Why.
+    pub why: StayReason,
+}
+
+/// Answer of `POST /v1/undo`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UndoReport {
+    /// Name of the space.
+    pub space: String,
+    /// What was taken back.
+    pub what: UndoneWhat,
+    /// Who had done it.
+    pub device: DeviceRef,
+    /// When it had come to this device.
+    pub time_ms: u64,
+    /// What is as it was before.
+    pub undone: Vec<UndonePath>,
+    /// What stays.
+    pub stayed: Vec<Stayed>,
+    /// What could not be brought back for want of its content.
+    pub missing: Vec<Unrestored>,
 }

@@ -16,8 +16,9 @@ use super::*;
 use crate::control::api::{
     Check, CheckResult, ConflictedPath, ContentPlace, DeviceInfo, DeviceRef, Differs, Entry,
     EntryKind, HeldDeletes, HeldDirection, HoldBack, Kept, NeedsUser, Notice, PairEvent,
-    PeerStatus, Problem, Restored, SpaceState, SpaceStatus, TextPath, TextRoot, Tracked, Transfer,
-    Unrestored, Version, VersionContent, VersionInfo, VersionKind,
+    PeerStatus, Problem, Restored, SpaceState, SpaceStatus, StayReason, Stayed, TextPath, TextRoot,
+    Tracked, Transfer, UndoReport, UndoneKind, UndonePath, UndoneWhat, Unrestored, Version,
+    VersionContent, VersionInfo, VersionKind,
 };
 use crate::control::{ControlSocket, CoreHandle, CoreReceiver, serve};
 use pacsync_protocol::grant::Role;
@@ -187,6 +188,28 @@ fn answer_with_sample(command: Command) {
                     devices: vec![device()],
                 }],
                 more: true,
+            }))
+            .is_ok(),
+        Command::Undo { reply } => reply
+            .send(Ok(UndoReport {
+                space: "home".into(),
+                what: UndoneWhat::Batch,
+                device: device(),
+                time_ms: 1,
+                undone: vec![UndonePath {
+                    path: text("a"),
+                    what: UndoneKind::BroughtBack,
+                    on_disk: true,
+                }],
+                stayed: vec![Stayed {
+                    path: text("b"),
+                    why: StayReason::Changed,
+                }],
+                missing: vec![Unrestored {
+                    path: text("c"),
+                    version: "w".into(),
+                    devices: vec![device()],
+                }],
             }))
             .is_ok(),
         Command::Restore { order, reply, .. } => reply

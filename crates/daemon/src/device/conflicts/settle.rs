@@ -33,7 +33,7 @@ const DISK_MS: u64 = 3_000;
 /// Names that are tried for what goes beside.
 const NAMES_MAX: usize = 1_000;
 /// Most rows of a segment that carries confirmed deletes.
-const CONFIRMED_ROWS: usize = 1_000;
+pub(in super::super) const CONFIRMED_ROWS: usize = 1_000;
 
 /// What a path in conflict is looked at for.
 pub(in super::super) enum Purpose {
@@ -452,7 +452,11 @@ impl Device {
     }
 
     /// Whether the disk shows what the tree says of some nodes.
-    fn is_rendered(&self, space: &SpaceId, nodes: &[NodeId]) -> Result<bool, StoreError> {
+    pub(in super::super) fn is_rendered(
+        &self,
+        space: &SpaceId,
+        nodes: &[NodeId],
+    ) -> Result<bool, StoreError> {
         let no = self.store.space(space)?.no;
         let tx = self.store.read()?;
         let tree = TreeReader::open(&tx, no)?;
@@ -461,12 +465,15 @@ impl Device {
             let Some(state) = tree.node(node)? else {
                 continue;
             };
-            let entry = index.entry_of(&state.id)?.map(|(_, _, entry)| entry);
-            let shows = match entry {
+            let shows = match index.entry_of(&state.id)? {
                 None => state.dead || !state.shown,
-                Some(entry) => {
+                Some((parent, name, entry)) => {
                     let wanted = state.content.as_ref().map(|shown| shown.content.id);
-                    !state.dead && state.shown && (entry.content == wanted || wanted.is_none())
+                    let place = state.name.as_ref().map(Name::as_bytes);
+                    !state.dead
+                        && state.shown
+                        && (entry.content == wanted || wanted.is_none())
+                        && (state.parent, place) == (Some(parent), Some(name.as_slice()))
                 }
             };
             if !shows {
