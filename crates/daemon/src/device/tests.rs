@@ -313,6 +313,82 @@ fn a_checkpoint_that_says_what_the_logs_do_not_is_a_problem() {
 }
 
 #[test]
+fn who_holds_back_pruning_is_named_and_after_a_week_to_the_user() {
+    let mut founded = Founded::new();
+    let phone = DeviceKeys::generate(&mut rand_chacha::ChaCha20Rng::seed_from_u64(2));
+    let device = &mut founded.device;
+    let (home, roster_space) = (device.home_space, device.store.roster_space());
+    let identity = device.store.identity().clone();
+    let roster = device.store.roster();
+    let role = Role::Member;
+    let entries =
+        enrol_entries(roster, &identity, &phone.public(), role, &mut rng()).expect("an admin may");
+    let mut txn = device.store.begin().expect("begins");
+    txn.append(&roster_space, entries, 1, &mut rng())
+        .expect("appends");
+    let committed = txn.commit().expect("commits");
+    device
+        .committed(committed, None, founded.now)
+        .expect("tells");
+    device.keep_segments(0);
+
+    let week = 7 * 86_400_000;
+    let told = |founded: &Founded, ms: u64| {
+        let status = founded.device.status(at(founded.now.ms + ms));
+        let status = status.expect("a status");
+        let back = status.hold_back.first().map(|back| back.since_ms);
+        (back, status.notices.len())
+    };
+    assert_eq!(told(&founded, week), (Some(None), 0), "it has never spoken");
+    let stable = |founded: &Founded| founded.device.stable(&home).expect("reads").vector;
+    assert!(stable(&founded).is_empty());
+
+    let store = &founded.device.store;
+    let mut ack = pacsync_protocol::ack::Ack {
+        device: phone.id(),
+        space: home,
+        vector: store.applied(&home).expect("reads"),
+        clock: 0,
+        time_ms: founded.now.ms,
+        roster: store.applied(&roster_space).expect("reads"),
+    };
+    let keep = |founded: &mut Founded, ack: &pacsync_protocol::ack::Ack| {
+        let now = founded.now;
+        let signed = ack.clone().sign(&phone.sign).expect("signs");
+        founded.device.keep_ack(signed, now).expect("keeps");
+    };
+    keep(&mut founded, &ack);
+    assert_eq!(told(&founded, week), (None, 0), "it has everything");
+    let all = stable(&founded);
+    assert!(!all.is_empty());
+    founded.now = at(founded.device.next_due().expect("something to do"));
+    founded.rest();
+    founded.now = at(founded.now.ms + 60_000);
+    founded.rest();
+    let left = founded.device.store.segment_bytes(&home).expect("reads");
+    assert_eq!(left, 0, "what both have is gone");
+
+    founded.write_tracking("new", true);
+    let since = ack.time_ms;
+    assert_eq!(told(&founded, 0), (Some(Some(since)), 0));
+    assert_eq!(told(&founded, week).1, 1);
+    assert_eq!(stable(&founded), all, "not what it lacks");
+    let left = founded.device.store.segment_bytes(&home).expect("reads");
+    assert!(left > 0);
+    // Its word counts for nothing while it knows of devices that are not known here.
+    ack.time_ms += 1;
+    ack.roster.advance(
+        LogId::new(phone.id(), Incarnation::from_bytes([1; 16])),
+        Head {
+            seq: 1,
+            hash: ShortHash::from_bytes([1; 16]),
+        },
+    );
+    keep(&mut founded, &ack);
+    assert!(stable(&founded).is_empty());
+}
+
+#[test]
 fn a_segment_that_waits_no_more_is_not_shown() {
     let mut founded = Founded::new();
     founded.receive(vec![], vec![Entry::DeletesConfirmed]);

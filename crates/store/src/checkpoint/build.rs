@@ -20,7 +20,7 @@ use crate::tables::{
 use crate::tree::{Carrier, TreeReader};
 
 /// Rows whose place is known at a time: each pass over all rows brings so many into order.
-const WINDOW: usize = if cfg!(test) { 5 } else { 262_144 };
+const WINDOW: usize = 262_144;
 /// Rows read at a time.
 const ROWS_READ: usize = 256;
 /// Most items in a part, well below what a receiver takes.
@@ -52,7 +52,8 @@ pub struct Builder {
     logs: Vec<(u32, LogId, Seq)>,
     numbers: BTreeMap<u32, u32>,
     stage: Stage,
-    /// Rows of the window that come next.
+    /// How many rows a window takes, and those of it that come next.
+    pub(super) window_max: usize,
     window: VecDeque<RowId>,
     /// Made, and in no part yet.
     waiting: VecDeque<Item>,
@@ -140,6 +141,7 @@ impl Store {
             tx,
             logs,
             stage: Stage::Logs(0),
+            window_max: WINDOW,
             window: VecDeque::new(),
             waiting: VecDeque::new(),
             next: 0,
@@ -304,7 +306,7 @@ impl Builder {
             if after.is_some_and(|after| order <= after) {
                 continue;
             }
-            if window.len() < WINDOW {
+            if window.len() < self.window_max {
                 window.push(order);
             } else if window.peek().is_some_and(|highest| order < *highest) {
                 window.pop();
@@ -313,7 +315,7 @@ impl Builder {
         }
         let window = window.into_sorted_vec();
         self.stage = match window.last() {
-            Some(last) if window.len() == WINDOW => Stage::Rows { after: Some(*last) },
+            Some(last) if window.len() == self.window_max => Stage::Rows { after: Some(*last) },
             _ => Stage::Documents { after: None },
         };
         self.window.extend(window.into_iter().map(|(_, _, id)| id));

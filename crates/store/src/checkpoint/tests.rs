@@ -282,9 +282,12 @@ impl Pac {
 
     fn builder(&mut self, from: usize) -> Builder {
         let stable = VersionVector::new();
-        self.stores[from]
+        let mut builder = self.stores[from]
             .checkpoint(&SPACE, stable, 1, &mut self.rng)
-            .expect("begins")
+            .expect("begins");
+        // So few that several passes are the rule.
+        builder.window_max = 5;
+        builder
     }
 
     fn parts(&mut self, builder: &mut Builder) -> Vec<Vec<u8>> {
@@ -681,4 +684,67 @@ fn a_missing_part_is_noticed() {
         Err(LoadError::Bad(_))
     ));
     assert_eq!(pac.load(new, &header, &parts), Ok(()));
+}
+
+/// Prints what a checkpoint of 100,000 files takes, beside their segments.
+#[test]
+#[ignore = "a measurement, run by hand"]
+#[allow(clippy::print_stderr, reason = "a measurement is for whoever runs it")]
+fn measure() {
+    let mut pac = Pac::new(1, 1);
+    let start = std::time::Instant::now();
+    for round in 0..100u32 {
+        let entries = (0..1_000u32)
+            .map(|n| {
+                let id = crypto::hash("test", &[&(round * 1_000 + n).to_be_bytes()]);
+                let at = Placed {
+                    parent: NodeId::ROOT,
+                    name: Name::new(format!("file-{round:03}-{n:04}")).expect("a name"),
+                    stamp: u64::from(round * 1_000 + n) + 1,
+                };
+                let keys = Keys {
+                    kind: Some(Kind::File),
+                    at: Some(at),
+                    content: Some(Content {
+                        id: ContentId::from_bytes(id),
+                        size: 4_096,
+                        mtime_ns: 1_700_000_000_000_000_000,
+                        inline: None,
+                    }),
+                    mode: Some(0o644),
+                    ..Keys::default()
+                };
+                let node = NodeId::from_slice(&id[..16]).expect("long enough");
+                Entry::Row(Row::new(node, vec![], keys).to_bytes())
+            })
+            .collect();
+        let mut txn = pac.stores[0].begin().expect("begins");
+        txn.append(&SPACE, entries, 1, &mut pac.rng)
+            .expect("appends");
+        txn.commit().expect("commits");
+    }
+    let bytes = pac.stores[0].segment_bytes(&SPACE).expect("reads");
+    eprintln!("written in {:?}, {bytes} B of segments", start.elapsed());
+    let new = pac.join();
+    let roster = pac.stores[0].roster_space();
+    pac.sync(0, new, roster);
+    let start = std::time::Instant::now();
+    let mut builder = pac.builder(0);
+    builder.window_max = 262_144;
+    eprintln!("begun in {:?}", start.elapsed());
+    let parts = pac.parts(&mut builder);
+    let bytes: usize = parts.iter().map(Vec::len).sum();
+    eprintln!("{} parts, {bytes} B, by {:?}", parts.len(), start.elapsed());
+    let start = std::time::Instant::now();
+    let header = builder.header().clone();
+    assert_eq!(pac.load(new, &header, &parts), Ok(()));
+    eprintln!("loaded in {:?}", start.elapsed());
+    let verdict = pac.stores[new].judge(header.header());
+    assert_eq!(verdict.expect("reads"), Verdict::Same);
+    let start = std::time::Instant::now();
+    let stable = pac.stable(&[0]);
+    let mut txn = pac.stores[0].begin().expect("begins");
+    let pruned = txn.prune(&SPACE, &stable, usize::MAX).expect("prunes");
+    txn.commit().expect("commits");
+    eprintln!("{pruned:?} in {:?}", start.elapsed());
 }
