@@ -517,12 +517,16 @@ impl Worktree {
             return Ok(Obtained::Wait);
         }
         if self.transfer_is_whole(&content.id) {
-            return Ok(if self.transfer_is_true(b, &content.id, content.size)? {
-                Obtained::Source(Source::Transfer)
-            } else {
+            if self.transfer_is_true(b, &content.id, content.size)? {
+                return Ok(Obtained::Source(Source::Transfer));
+            }
+            if self.transfers.get(&content.id).is_some() {
                 self.wait_for(content, node);
-                Obtained::Transfer
-            });
+                return Ok(Obtained::Transfer);
+            }
+            // Its file is out of reach, as its directory was moved: begun anew beside the target.
+            self.stalled.insert(node, b.now.ms + super::VACATED_MS);
+            return Ok(Obtained::Wait);
         }
         self.wait_for(content, node);
         self.transfers.aim(&content.id, &place.path);
@@ -831,6 +835,12 @@ impl Worktree {
         entry.node = rep;
         b.index.remove(&parent, &name)?;
         b.put(&parent, &name, &entry)?;
+        if !children.is_empty()
+            && let Some(path) = path_of(&b.index, &rep)?
+        {
+            // What was seen to be missing in it, or is looked at now, was noted under the old node.
+            self.queue.deep(path, b.now.ms);
+        }
         for (name, child) in children {
             b.index.remove(&node, &name)?;
             b.put(&rep, &name, &child)?;
