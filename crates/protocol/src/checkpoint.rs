@@ -26,7 +26,7 @@ pub const PART_PLAIN_MAX: usize = 4 << 20;
 /// Most items in a part.
 pub const ITEMS_MAX: usize = 65_536;
 /// Most parts of a checkpoint.
-pub const PARTS_MAX: u64 = 1 << 20;
+pub const PARTS_MAX: u64 = 1 << 14;
 /// A part takes no further item once its items have this many bytes.
 pub const PART_BYTES: usize = 512 << 10;
 

@@ -9,7 +9,7 @@ use pacsync_store::StoreError;
 use pacsync_store::checkpoint::{Builder, Verdict};
 
 use super::Device;
-use crate::net::{ConnId, PeerStanding};
+use crate::net::{CloseCode, ConnId, PeerStanding};
 use crate::worktree::Now;
 
 /// Segments that every device has stay until a space has so many bytes of segments: they cost
@@ -20,9 +20,11 @@ const PRUNE_DELAY_MS: u64 = 2_000;
 /// Most segments dropped in one step.
 const PRUNE_SEGMENTS: usize = 4_096;
 /// A checkpoint that nobody asks on for is given up after so long: it holds old pages of the
-/// database.
+/// database. So is a peer that does not go on with one.
 const SERVING_MAX_MS: u64 = 300_000;
 
+/// What failed and may succeed later is tried again after so long.
+const AGAIN_MS: u64 = 60_000;
 /// Most headers of checkpoints whose verdict is remembered.
 const JUDGED_MAX: usize = 256;
 
@@ -33,6 +35,7 @@ pub(super) struct Taking {
     /// Known from part 0 on.
     header: Option<VerifiedHeader>,
     next: u64,
+    asked_ms: u64,
 }
 
 /// A checkpoint that is being sent.
@@ -44,7 +47,7 @@ pub(super) struct Serving {
 
 /// Why nothing came of a checkpoint.
 enum Failed {
-    /// It is asked for again when the roster has grown.
+    /// It is asked for again after a while.
     Later,
     /// This is shown.
     Refused(String),
@@ -69,9 +72,11 @@ impl Device {
         Ok(stable(self.store.roster(), space, unsaid, own, ack_of))
     }
 
-    /// Bytes of a space's segments that stay though every device has them; 16 MiB at the start.
-    pub fn keep_segments(&mut self, bytes: u64) {
-        self.kept_bytes = bytes;
+    /// How many bytes of a space's segments stay though every device has them, 16 MiB at the start,
+    /// and of how many bytes parts of checkpoints are. For simulations, where everything is small.
+    pub fn prune_from(&mut self, kept_bytes: u64, part_bytes: usize) {
+        self.kept_bytes = kept_bytes;
+        self.part_bytes = part_bytes;
     }
 
     pub(super) fn prune_later(&mut self, now: Now) {
@@ -133,7 +138,7 @@ impl Device {
                 .store
                 .checkpoint(&space, stable, now.ms, &mut *self.rng);
             match begun {
-                Ok(builder) => Some(builder),
+                Ok(builder) => Some(builder.in_parts_of(self.part_bytes)),
                 Err(StoreError::NoKey(_) | StoreError::UnknownSpace(_)) => None,
                 Err(error) => return Err(error),
             }
@@ -164,8 +169,17 @@ impl Device {
         })
     }
 
-    /// Gives up checkpoints that nobody asks on for.
-    pub(super) fn tidy_serving(&mut self, now: Now) {
+    /// Gives up checkpoints that nobody asks on for, and who does not go on with one.
+    pub(super) fn tidy_checkpoints(&mut self, now: Now) {
+        let slow = self.taking.as_ref().filter(|taking| {
+            let due = taking.asked_ms.saturating_add(SERVING_MAX_MS);
+            now.ms > due
+        });
+        if let Some(conn) = slow.map(|taking| taking.conn) {
+            let why = "the next part of a checkpoint does not come";
+            self.transport.close(conn, CloseCode::Done, why);
+            self.closed(conn, why, now);
+        }
         for peer in self.peers.values_mut() {
             let old = |serving: &Serving| now.ms > serving.asked_ms.saturating_add(SERVING_MAX_MS);
             if peer.serving.as_ref().is_some_and(old) {
@@ -243,6 +257,7 @@ impl Device {
             space,
             header: None,
             next: 0,
+            asked_ms: now.ms,
         });
         self.feed(conn, Input::WantCheckpoint { space, part: 0 }, now)
     }
@@ -269,6 +284,7 @@ impl Device {
         match (taken, place) {
             (Ok(()), Place::Within) => {
                 taking.next += 1;
+                taking.asked_ms = now.ms;
                 let part = taking.next;
                 self.taking = Some(taking);
                 return self.feed(conn, Input::WantCheckpoint { space, part }, now);
@@ -286,6 +302,7 @@ impl Device {
                 match failed {
                     Failed::Later => {
                         peer.pruned.insert(space);
+                        self.want_due = Some(now.ms.saturating_add(AGAIN_MS));
                         return Ok(());
                     }
                     Failed::Refused(why) => {
@@ -315,7 +332,7 @@ impl Device {
         let refused = |why: &str| Ok(Err(Failed::Refused(why.to_owned())));
         let space = taking.space;
         if bytes.is_empty() {
-            return refused("it could not be read there");
+            return Ok(Err(Failed::Later));
         }
         if taking.next >= PARTS_MAX {
             return refused("it is too large");
@@ -427,6 +444,28 @@ impl Device {
     pub(super) fn checkpoint_lost(&mut self, conn: ConnId) {
         if self.taking.as_ref().is_some_and(|t| t.conn == conn) {
             self.taking = None;
+            // Others may have it.
+            self.want_due = Some(0);
         }
+    }
+
+    /// Asks for checkpoints that are due.
+    pub(super) fn want_due(&mut self, now: Now) -> Result<(), StoreError> {
+        if self.want_due.is_some_and(|due| due <= now.ms) {
+            self.want_due = None;
+            self.want_checkpoint(now)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets parts that came before this process began.
+    pub(super) fn drop_parts(&mut self) -> Result<(), StoreError> {
+        let spaces: Vec<SpaceId> = self.store.spaces().map(|space| space.id).collect();
+        let mut txn = self.store.begin()?;
+        for space in spaces {
+            txn.drop_parts(&space)?;
+        }
+        txn.commit_lazily()?;
+        Ok(())
     }
 }

@@ -123,6 +123,9 @@ pub struct Device {
     /// When is looked what may be pruned.
     prune_due: Option<u64>,
     kept_bytes: u64,
+    part_bytes: usize,
+    /// When is looked whether a checkpoint is needed.
+    want_due: Option<u64>,
     taking: Option<checkpoints::Taking>,
     /// Why a space gets no further though peers have more of it.
     checkpoint_trouble: BTreeMap<SpaceId, String>,
@@ -171,6 +174,8 @@ impl Device {
             progress: BTreeMap::new(),
             prune_due: None,
             kept_bytes: checkpoints::KEPT_BYTES,
+            part_bytes: pacsync_protocol::checkpoint::PART_BYTES,
+            want_due: None,
             taking: None,
             checkpoint_trouble: BTreeMap::new(),
             judged: BTreeSet::new(),
@@ -182,6 +187,7 @@ impl Device {
             }
         }
         device.load_acks()?;
+        device.drop_parts()?;
         device.note_waiting(now)?;
         device.open_spaces(now)?;
         device.introduce_again(now)?;
@@ -246,6 +252,7 @@ impl Device {
         self.dial(now);
         self.tell_acks(now)?;
         self.prune(now)?;
+        self.want_due(now)?;
         self.check_waiters(now)?;
         self.tell_progress(now);
         self.note_changes()?;
@@ -276,6 +283,7 @@ impl Device {
             .chain(self.dialer.next_due())
             .chain(self.reseal_due)
             .chain(self.prune_due)
+            .chain(self.want_due)
             .min()
     }
 

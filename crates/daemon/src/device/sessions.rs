@@ -718,7 +718,7 @@ impl Device {
     }
 
     pub(super) fn timeouts(&mut self, now: Now) -> Result<(), StoreError> {
-        self.tidy_serving(now);
+        self.tidy_checkpoints(now);
         let transport = &mut self.transport;
         self.silent.retain(|conn, silent| {
             let over = now.ms >= silent.since_ms.saturating_add(SILENT_MAX_MS);

@@ -330,7 +330,7 @@ fn who_holds_back_pruning_is_named_and_after_a_week_to_the_user() {
     device
         .committed(committed, None, founded.now)
         .expect("tells");
-    device.keep_segments(0);
+    device.prune_from(0, 1);
 
     let week = 7 * 86_400_000;
     let told = |founded: &Founded, ms: u64| {

@@ -277,7 +277,7 @@ impl Runner {
         match node.start() {
             Ok(()) if self.profile.prunes => self
                 .call(at, |device, _| {
-                    device.keep_segments(0);
+                    device.prune_from(0, 1_000);
                     Ok(())
                 })
                 .map(|_| ()),

@@ -52,6 +52,8 @@ pub struct Builder {
     logs: Vec<(u32, LogId, Seq)>,
     numbers: BTreeMap<u32, u32>,
     stage: Stage,
+    /// A part takes no further item once it has so many bytes.
+    part_bytes: usize,
     /// How many rows a window takes, and those of it that come next.
     pub(super) window_max: usize,
     window: VecDeque<RowId>,
@@ -141,6 +143,7 @@ impl Store {
             tx,
             logs,
             stage: Stage::Logs(0),
+            part_bytes: PART_BYTES,
             window_max: WINDOW,
             window: VecDeque::new(),
             waiting: VecDeque::new(),
@@ -168,6 +171,13 @@ fn saved_root(tx: &ReadTransaction, space: u32) -> Result<[u8; 32], StoreError> 
 }
 
 impl Builder {
+    /// Makes smaller parts than usual.
+    #[must_use]
+    pub fn in_parts_of(mut self, bytes: usize) -> Self {
+        self.part_bytes = bytes.min(PART_BYTES);
+        self
+    }
+
     /// The signed header.
     pub fn header(&self) -> &VerifiedHeader {
         &self.header
@@ -190,7 +200,7 @@ impl Builder {
         }
         let mut items = vec![];
         let mut bytes = 0;
-        while bytes < PART_BYTES && items.len() < PART_ITEMS {
+        while bytes < self.part_bytes && items.len() < PART_ITEMS {
             let Some(item) = self.item()? else { break };
             bytes += len_of(&item);
             items.push(item);

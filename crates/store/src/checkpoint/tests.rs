@@ -290,6 +290,11 @@ impl Pac {
         builder
     }
 
+    /// The same, in more than one part.
+    fn builder_of_parts(&mut self, from: usize) -> Builder {
+        self.builder(from).in_parts_of(300)
+    }
+
     fn parts(&mut self, builder: &mut Builder) -> Vec<Vec<u8>> {
         let mut parts = vec![];
         while let Some(part) = builder.next_part(&mut self.rng).expect("makes") {
@@ -319,7 +324,7 @@ impl Pac {
     fn checkpoint(&mut self, from: usize, to: usize) -> Result<(), LoadError> {
         let roster = self.stores[from].roster_space();
         self.sync(from, to, roster);
-        let mut builder = self.builder(from);
+        let mut builder = self.builder_of_parts(from);
         let parts = self.parts(&mut builder);
         let header = VerifiedHeader::from_bytes(builder.header().bytes()).expect("verifies");
         self.load(to, &header, &parts)
