@@ -220,6 +220,8 @@ proptest! {
     fn key_by_key_is_what_the_model_says(base in models(), ours in edits(), theirs in edits()) {
         let (ours, theirs) = (edited(&base, &ours), edited(&base, &theirs));
         let expected = model_merge(&base, &ours, &theirs);
+        // Each took another of a section's last keys: what is left of it differs by format.
+        prop_assume!(expected.as_ref().is_none_or(|model| model.values().all(|keys| !keys.is_empty())));
         for format in FORMATS {
             let [base, ours, theirs] = [&base, &ours, &theirs].map(|model| format.write(model));
             let merged = merged_text(format.name(), &base, &[&ours, &theirs]);
