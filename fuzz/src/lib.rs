@@ -143,6 +143,7 @@ pub fn session(data: &[u8]) {
         features: 0,
         agent: "fuzz".into(),
         addresses: vec![],
+        life: pacsync_protocol::Incarnation::from_bytes([7; 16]),
     };
     let mut session = Session::new(config, 0);
     let space = SpaceId::from_bytes([0x11; 16]);

@@ -511,6 +511,7 @@ impl Runner {
                     needs_user: vec![],
                     notices: vec![],
                     hold_back: vec![],
+                    forks: vec![],
                 }));
             }
             Command::Subscribe { reply } => {

@@ -79,13 +79,7 @@ pub enum Refusal {
         /// The log.
         log: LogId,
     },
-    /// Another segment stands at its place: a clone or a liar.
-    #[error("the log {log} has forked")]
-    Fork {
-        /// The log.
-        log: LogId,
-    },
-    /// Its author has begun more logs than any device would.
+    /// Its author has begun more logs, or more branches of one, than any device would.
     #[error("the device of {log} has begun too many logs")]
     TooManyLogs {
         /// The log.

@@ -14,10 +14,12 @@ use pacsync_protocol::identity::{DeviceKeys, VerifiedFounding};
 use pacsync_protocol::roster::{Roster, RosterEntry, RosterKeys, roster_space};
 use pacsync_protocol::segment::{Entry, SignedSegment};
 use pacsync_protocol::{
-    EpochId, Head, Incarnation, LogId, NodeId, Seq, ShortHash, SpaceId, VersionVector, cbor,
+    DeviceId, EpochId, Head, Incarnation, LogId, NodeId, Seq, ShortHash, SpaceId, VersionVector,
+    cbor,
 };
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
 
+use crate::branches::{Chains, read_segments};
 use crate::content::packs::PackEnd;
 use crate::documents::{self, DocumentId, Settings};
 use crate::error::StoreError;
@@ -179,6 +181,29 @@ impl Store {
         Ok(roster)
     }
 
+    /// Says where the database lies. If it lay elsewhere before, it is a copy: what it was copied from
+    /// may still be written, so a new life begins. True if so.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn settle_at(&mut self, place: &[u8], rng: &mut dyn Entropy) -> Result<bool, StoreError> {
+        let before = {
+            let tx = self.read()?;
+            let table = tx.open_table(META)?;
+            table.get("place")?.map(|bytes| bytes.value().to_vec())
+        };
+        if before.as_deref() == Some(place) {
+            return Ok(false);
+        }
+        let mut txn = self.begin()?;
+        txn.raw().open_table(META)?.insert("place", place)?;
+        if before.is_some() {
+            txn.renew(rng)?;
+        }
+        txn.commit()?;
+        Ok(before.is_some())
+    }
+
     /// Begins the one write transaction.
     ///
     /// # Errors
@@ -322,32 +347,11 @@ impl Store {
             return Ok((vec![], false));
         };
         let tx = self.db.begin_read()?;
-        let mut number = None;
-        for item in tx.open_table(LOGS)?.iter()? {
-            let (no, bytes) = item?;
-            let record: LogRecord = cbor::decode("log record", bytes.value())?;
-            if record.space == space.no && record.id == *log {
-                number = Some(no.value());
-            }
-        }
-        let Some(no) = number else {
+        let chains = Chains::of(&tx, space.no, log)?;
+        let Some(chain) = chains.named(log) else {
             return Ok((vec![], false));
         };
-        let mut segments = Vec::new();
-        let mut total = 0;
-        for item in tx
-            .open_table(SEGMENTS)?
-            .range((no, from)..=(no, Seq::MAX))?
-        {
-            let (_, bytes) = item?;
-            let bytes = bytes.value();
-            if !segments.is_empty() && total + bytes.len() > max_bytes {
-                return Ok((segments, true));
-            }
-            total += bytes.len();
-            segments.push(bytes.to_vec());
-        }
-        Ok((segments, false))
+        read_segments(&tx, &chain, from, max_bytes)
     }
 
     /// Bytes of the segments of a space that are held, without those that were pruned.
@@ -381,20 +385,10 @@ impl Store {
             return Ok(None);
         };
         let tx = self.db.begin_read()?;
-        for item in tx.open_table(LOGS)?.iter()? {
-            let (no, bytes) = item?;
-            let record: LogRecord = cbor::decode("log record", bytes.value())?;
-            if record.space == space.no && record.id == *log {
-                let index = tx.open_table(crate::tables::SEGMENT_INDEX)?;
-                let Some(bytes) = index.get((no.value(), seq))? else {
-                    return Ok(None);
-                };
-                let record: crate::tables::SegmentRecord =
-                    cbor::decode("segment record", bytes.value())?;
-                return Ok(Some(record.hash.to_short()));
-            }
+        match Chains::of(&tx, space.no, log)?.named(log) {
+            Some(chain) => chain.hash_at(&tx, seq),
+            None => Ok(None),
         }
-        Ok(None)
     }
 
     /// A flat document of a space.
@@ -621,6 +615,10 @@ pub struct Committed {
     pub roster: bool,
     /// Spaces whose applied vector grew.
     pub applied: BTreeSet<SpaceId>,
+    /// Logs of which a branch was met: what they are called may have changed.
+    pub forked: BTreeSet<(SpaceId, DeviceId)>,
+    /// True if this replica writes new logs from now on.
+    pub renewed: bool,
     /// Rows of confirmed deletes arrived for these nodes.
     pub confirmed: BTreeSet<(SpaceId, NodeId)>,
 }

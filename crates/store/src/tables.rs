@@ -9,7 +9,7 @@ use redb::TableDefinition;
 /// Format of the database; a later one is refused.
 pub(crate) const FORMAT: u64 = 1;
 
-/// Name → small values: `format`, `incarnation`.
+/// Name → small values: `format`, `incarnation`, `place`, `pack_end`.
 pub(crate) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 /// Space number → [`SpaceRecord`].
 pub(crate) const SPACES: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("spaces");
@@ -31,6 +31,10 @@ pub(crate) const QUARANTINE: TableDefinition<'_, (u32, u64), &str> =
     TableDefinition::new("quarantine");
 /// (Space number, device id) → newest signed ack.
 pub(crate) const ACKS: TableDefinition<'_, (u32, &[u8; 32]), &[u8]> = TableDefinition::new("acks");
+
+/// Device id → when a second branch of one of its logs was first met here, in milliseconds
+/// since 1970.
+pub(crate) const FORKED: TableDefinition<'_, &[u8; 32], u64> = TableDefinition::new("forked");
 
 /// A space as this replica knows it.
 #[derive(Debug, Clone, Encode, Decode)]
@@ -68,9 +72,21 @@ pub(crate) struct LogRecord {
     #[n(6)]
     #[cbor(default)]
     pub(crate) bytes: u64,
+    /// Of a branch: the last segment that it shares with the record of another chain. What
+    /// stands before is stored there alone.
+    #[n(7)]
+    pub(crate) stem: Option<PastEntry>,
 }
 
 impl LogRecord {
+    /// Whether it is a chain of the same life of the same writer in the space: the one log, or a
+    /// branch of it.
+    pub(crate) fn is_of(&self, space: u32, log: &LogId) -> bool {
+        self.space == space
+            && self.id.device == log.device
+            && self.id.incarnation == log.incarnation
+    }
+
     pub(crate) fn held_head(&self) -> Head {
         Head {
             seq: self.held,

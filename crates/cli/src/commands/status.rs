@@ -192,6 +192,7 @@ mod tests {
             }],
             notices: vec![],
             hold_back: vec![],
+            forks: vec![],
         }
     }
 

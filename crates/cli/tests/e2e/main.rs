@@ -2,6 +2,7 @@
 //! loopback, real files, and the disk as the judge.
 
 mod changes;
+mod clones;
 mod conflicts;
 mod content;
 mod contract;

@@ -100,6 +100,18 @@ pub struct Status {
     /// of it is pruned.
     #[serde(default)]
     pub hold_back: Vec<HoldBack>,
+    /// Devices whose key is in use in two places.
+    #[serde(default)]
+    pub forks: Vec<Fork>,
+}
+
+/// A device of which two replicas wrote under one name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fork {
+    /// The device.
+    pub device: DeviceRef,
+    /// When that was first met here.
+    pub since_ms: u64,
 }
 
 /// A device without which old segments could be pruned.

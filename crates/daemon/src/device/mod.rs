@@ -11,6 +11,7 @@ mod commands;
 mod conflicts;
 mod crossing;
 mod dial;
+mod forks;
 mod history;
 mod reseal;
 mod sessions;
@@ -133,6 +134,10 @@ pub struct Device {
     judged: BTreeSet<[u8; 32]>,
     /// Checkpoints that differ from what is known here, by who started from them.
     alarms: BTreeMap<(SpaceId, DeviceId), String>,
+    /// Devices that listeners were told to be in use in two places.
+    shown_forks: BTreeSet<DeviceId>,
+    /// When this device last began new logs because its own went on elsewhere.
+    renewed_ms: Option<u64>,
 }
 
 impl Device {
@@ -180,12 +185,16 @@ impl Device {
             checkpoint_trouble: BTreeMap::new(),
             judged: BTreeSet::new(),
             alarms: BTreeMap::new(),
+            shown_forks: BTreeSet::new(),
+            renewed_ms: None,
         };
         for (id, addresses) in &device.config.known {
             for address in addresses {
                 device.dialer.add(*address, Some(*id), now.ms);
             }
         }
+        let forked = device.store.forked()?;
+        device.shown_forks = forked.into_iter().map(|(device, _)| device).collect();
         device.load_acks()?;
         device.drop_parts()?;
         device.note_waiting(now)?;
@@ -307,7 +316,12 @@ impl Device {
         now: Now,
     ) -> Result<(), StoreError> {
         let own = self.store.own_log();
+        let forked: BTreeSet<SpaceId> = committed.forked.iter().map(|(space, _)| *space).collect();
         for segment in &committed.segments {
+            // Its sessions begin anew, with the new names of logs.
+            if forked.contains(&segment.space) {
+                continue;
+            }
             let origin = if segment.log == own {
                 Origin::Own
             } else {
@@ -328,6 +342,7 @@ impl Device {
                 self.feed(conn, input, now)?;
             }
         }
+        self.tell_forks(&committed, &forked, now)?;
         for (space, node) in &committed.changed {
             if let Some(worktree) = self.worktrees.get_mut(space) {
                 worktree.mark([*node]);

@@ -12,7 +12,7 @@ use pacsync_protocol::session::{
     Wanted,
 };
 use pacsync_protocol::wire::{self, Item};
-use pacsync_protocol::{Dep, DeviceId, Head, LogId, SpaceId, VersionVector};
+use pacsync_protocol::{Dep, DeviceId, Head, Incarnation, LogId, Seq, SpaceId, VersionVector};
 use pacsync_store::StoreError;
 
 use super::Device;
@@ -37,6 +37,10 @@ pub(super) struct Peer {
     pub(super) standing: PeerStanding,
     pub(super) session: Session,
     pub(super) since_ms: u64,
+    /// The life that its replica said to have.
+    life: Option<Incarnation>,
+    /// What its own acks that came by this connection said: space → vector.
+    pub(super) acked: BTreeMap<SpaceId, VersionVector>,
     /// Count of frames when the last one came by it.
     heard: Option<u64>,
     queued: [u64; 2],
@@ -52,8 +56,26 @@ pub(super) struct Peer {
     pub(super) pruned: BTreeSet<SpaceId>,
     /// Spaces of which it was told what this replica started from.
     told_start: BTreeSet<SpaceId>,
+    /// Heads of branches that it could not give.
+    pub(super) no_branch: BTreeSet<(SpaceId, Dep)>,
+    /// Up to where it has answered for the branch that it was asked for last.
+    pub(super) branch_shared: Option<(SpaceId, Dep, Seq)>,
     /// The checkpoint that it is being sent.
     pub(super) serving: Option<Serving>,
+}
+
+impl Peer {
+    pub(super) fn is_open(&self, space: &SpaceId) -> bool {
+        self.open.contains(space)
+    }
+}
+
+/// The life that a hello names.
+fn life_in(lane: Lane, bytes: &[u8]) -> Option<Incarnation> {
+    match wire::Message::decode(wire_lane(lane), bytes) {
+        Ok(Some(wire::Message::Hello(hello))) => Some(hello.life),
+        _ => None,
+    }
 }
 
 fn lane_of(lane: wire::Lane) -> Lane {
@@ -126,10 +148,24 @@ impl Device {
     }
 
     /// The device that dialled speaks for the first time.
-    fn first_word(&mut self, conn: ConnId, silent: Silent, now: Now) -> Result<(), StoreError> {
+    fn first_word(
+        &mut self,
+        conn: ConnId,
+        silent: Silent,
+        life: Option<Incarnation>,
+        now: Now,
+    ) -> Result<(), StoreError> {
         let own = self.store.identity().keys.id();
         let device = silent.device;
-        let other = self.peers.iter().find(|(_, peer)| peer.device == device);
+        // Two replicas that share a key are two peers.
+        let same = |peer: &Peer| match (peer.life, life) {
+            (Some(one), Some(other)) => one == other,
+            _ => true,
+        };
+        let other = self
+            .peers
+            .iter()
+            .find(|(_, peer)| peer.device == device && same(peer));
         if let Some((other, peer)) = other {
             let in_use = InUse {
                 direction: peer.direction,
@@ -188,6 +224,7 @@ impl Device {
                     .iter()
                     .map(ToString::to_string)
                     .collect(),
+                life: self.store.own_log().incarnation,
             },
             now.ms,
         );
@@ -198,6 +235,8 @@ impl Device {
             standing,
             session,
             since_ms: now.ms,
+            life: None,
+            acked: BTreeMap::new(),
             heard: None,
             queued: [0; 2],
             open: BTreeSet::new(),
@@ -207,6 +246,8 @@ impl Device {
             acks_told: BTreeMap::new(),
             pruned: BTreeSet::new(),
             told_start: BTreeSet::new(),
+            no_branch: BTreeSet::new(),
+            branch_shared: None,
             serving: None,
         };
         self.peers.insert(conn, peer);
@@ -268,10 +309,15 @@ impl Device {
         now: Now,
     ) -> Result<(), StoreError> {
         self.frames += 1;
+        let life = match self.peers.get(&conn) {
+            Some(peer) if peer.life.is_some() => None,
+            _ => life_in(lane, &bytes),
+        };
         if let Some(silent) = self.silent.remove(&conn) {
-            self.first_word(conn, silent, now)?;
+            self.first_word(conn, silent, life, now)?;
         }
         if let Some(peer) = self.peers.get_mut(&conn) {
+            peer.life = peer.life.or(life);
             peer.heard = Some(self.frames);
             self.last_seen.insert(peer.device, now.ms);
         }
@@ -426,6 +472,9 @@ impl Device {
                 bytes_max,
             } => {
                 let input = self.load(space, log, after, bytes_max)?;
+                if let (Input::Withhold { .. }, Some(head)) = (&input, after) {
+                    self.log_differs(conn, space, log, head, now)?;
+                }
                 self.feed_later(conn, input, now)
             }
             Output::Store {
@@ -446,6 +495,21 @@ impl Device {
                 )?;
                 self.committed(committed, Some(conn), now)
             }
+            Output::ReadBranch {
+                space,
+                to,
+                trail,
+                bytes_max,
+            } => {
+                let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+                let segments = self.store.branch(&space, &to, &trail, bytes_max)?;
+                self.feed_later(conn, Input::BranchRead { segments }, now)
+            }
+            Output::Branch {
+                space,
+                to,
+                segments,
+            } => self.branch_came(conn, space, to, segments, now),
             Output::PeerStartedFrom { header } => self.judge_start(conn, &header),
             Output::PeerPruned { space } => self.peer_pruned(conn, space, now),
             Output::ReadCheckpoint { space, part } => {
@@ -463,6 +527,10 @@ impl Device {
                 self.checkpoint_part(conn, part, header, place, &bytes, now)
             }
             Output::PeerVector { space, .. } => {
+                self.look_for_branches(conn, space, now)?;
+                let Some(peer) = self.peers.get_mut(&conn) else {
+                    return Ok(());
+                };
                 if peer.told_start.insert(space) && space != self.store.roster_space() {
                     self.tell_start(conn, &space, now)?;
                 }
@@ -561,6 +629,8 @@ impl Device {
         bytes_max: u64,
     ) -> Result<Input, StoreError> {
         let from = match after {
+            // Of a branch the peer asks for what it lacks.
+            None if log.branch.is_some() => return Ok(Input::Withhold { space, log }),
             None => 1,
             Some(head) if self.store.hash_at(&space, &log, head.seq)? == Some(head.hash) => {
                 head.seq + 1
@@ -623,14 +693,12 @@ impl Device {
             self.last_writer.insert(space, log.device);
         }
         let held = self.store.held(&space)?;
-        let entries = logs
-            .into_iter()
-            .filter_map(|log| {
-                Some(Dep {
-                    log,
-                    head: held.get(&log)?,
-                })
-            })
+        // Of all branches: which one it belongs to is not for the segment to say.
+        let touched = |log: &LogId| logs.contains(&LogId::new(log.device, log.incarnation));
+        let entries = held
+            .iter()
+            .filter(|(log, _)| touched(log))
+            .map(|(log, head)| Dep { log, head })
             .collect();
         Ok((entries, refused, committed))
     }
@@ -638,7 +706,15 @@ impl Device {
     fn take_acks(&mut self, conn: ConnId, acks: Vec<Vec<u8>>, now: Now) -> Result<(), StoreError> {
         for bytes in acks {
             match VerifiedAck::from_bytes(&bytes) {
-                Ok(ack) => self.keep_ack(ack, now)?,
+                Ok(ack) => {
+                    let said = ack.ack();
+                    if let Some(peer) = self.peers.get_mut(&conn)
+                        && peer.device == said.device
+                    {
+                        peer.acked.insert(said.space, said.vector.clone());
+                    }
+                    self.keep_ack(ack, now)?;
+                }
                 Err(error) => {
                     self.feed_later(
                         conn,

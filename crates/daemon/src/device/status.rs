@@ -110,7 +110,7 @@ impl Device {
         Ok(peer
             .session
             .peer_vector(&roster)
-            .is_some_and(|v| v.covers(&held) && held.covers(v)))
+            .is_some_and(|theirs| *theirs == held))
     }
 
     /// Whether a device has a worktree of a space, as far as it has said.
@@ -230,6 +230,18 @@ impl Device {
                 command: "pacsync conflicts".into(),
             });
         }
+        let forks = self.forks()?;
+        for fork in &forks {
+            needs_user.push(NeedsUser {
+                what: format!(
+                    "the key of {} is in use in two places, or its home was put back from a copy: \
+                     what both wrote is kept. If there are two, remove the home of one and pair it \
+                     again; otherwise leave it as it is",
+                    fork.device.name
+                ),
+                command: "pacsync devices".into(),
+            });
+        }
         let mut problems = self.all_problems()?;
         for why in self.store.quarantine()?.into_iter().take(NOTICE_PATHS) {
             problems.push(Problem {
@@ -270,6 +282,7 @@ impl Device {
             needs_user,
             notices: self.notices(now)?,
             hold_back: self.hold_back()?,
+            forks,
         })
     }
 
@@ -335,6 +348,16 @@ impl Device {
                     .iter()
                     .map(|path| TextPath::from_path(&absolute(path)))
                     .collect(),
+            });
+        }
+        if self.renewed_ms.is_some() {
+            notices.push(Notice {
+                what:
+                    "the pac has changes by this device that its own home did not know: the home \
+                       was put back from a copy, or is in use elsewhere too. They were taken in, \
+                       and nothing needs to be done if it was put back"
+                        .into(),
+                paths: vec![],
             });
         }
         for held in self.hold_back()? {

@@ -195,9 +195,12 @@ impl Device {
         Ok(count)
     }
 
-    /// Entries in this replica's own log of a space.
+    /// Entries in this device's logs of a space.
     pub(super) fn own_entries(&self, space: &SpaceId) -> Result<u64, StoreError> {
-        Ok(self.store.held(space)?.seq(&self.store.own_log()))
+        let own = self.store.identity().keys.id();
+        let held = self.store.held(space)?;
+        let logs = held.iter().filter(|(log, _)| log.device == own);
+        Ok(logs.map(|(_, head)| head.seq).sum())
     }
 
     fn check_wait(&mut self, mut wait: Wait, now: Now) -> Result<Option<Waiter>, StoreError> {
@@ -348,7 +351,7 @@ impl Device {
             let same = peer
                 .session
                 .peer_vector(&space)
-                .is_some_and(|theirs| theirs.covers(&held) && held.covers(theirs));
+                .is_some_and(|theirs| *theirs == held);
             if !same {
                 return Ok(false);
             }

@@ -257,7 +257,14 @@ impl Home {
             let why = "the file is empty".into();
             return Err(HomeError::DamagedReplica { path, why });
         }
-        Store::open(&path, identity, rng).map_err(|source| HomeError::store(path, source))
+        let mut store = Store::open(&path, identity, rng)
+            .map_err(|source| HomeError::store(path.clone(), source))?;
+        if let Some(place) = place_of(&path) {
+            store
+                .settle_at(&place, rng)
+                .map_err(|source| HomeError::store(path, source))?;
+        }
+        Ok(store)
     }
 
     /// True if there are keys or a replica that no mark explains.
@@ -267,4 +274,17 @@ impl Home {
         }
         Ok(files::exists(&self.replica_path())? || files::exists(&self.file(DEVICE_KEY))?)
     }
+}
+
+/// Which file it is, so that a copy is told from what it was copied from: its inode and when that
+/// was made. Not the device's number, which changes from boot to boot.
+fn place_of(path: &Path) -> Option<Vec<u8>> {
+    use std::os::unix::fs::MetadataExt;
+    let found = std::fs::metadata(path).ok()?;
+    let made = found
+        .created()
+        .ok()
+        .and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    let made = made.map_or(0, |at| at.as_nanos());
+    Some([&found.ino().to_be_bytes()[..], &made.to_be_bytes()[..]].concat())
 }

@@ -2,7 +2,7 @@
 
 use crate::ack::ACK_MAX;
 use crate::content::{MANIFEST_BYTES_MAX, ObjectId, SMALL_MAX};
-use crate::ids::{ContentId, LogId, PacId, Seq, SpaceId};
+use crate::ids::{ContentId, Incarnation, LogId, PacId, Seq, SpaceId};
 use crate::segment::SEGMENT_MAX;
 use crate::vector::{Dep, Head, VersionVector};
 use crate::wire::{
@@ -32,6 +32,8 @@ pub struct Config {
     pub agent: String,
     /// Where this device listens; the first 16 are sent.
     pub addresses: Vec<String>,
+    /// The life of this device's replica.
+    pub life: Incarnation,
 }
 
 /// A segment as the owner has it.
@@ -243,6 +245,21 @@ pub enum Input {
         /// The sealed part; empty for none.
         bytes: Vec<u8>,
     },
+    /// Asks the peer for the segments that lead to a head that it has; one at a time, see
+    /// [`super::Session::may_want_branch`].
+    WantBranch {
+        /// The space.
+        space: SpaceId,
+        /// The head.
+        to: Dep,
+        /// Heads in the log that are held here; the first 256 are sent.
+        trail: Vec<Head>,
+    },
+    /// Answers [`Output::ReadBranch`].
+    BranchRead {
+        /// The segments, in order; none if they are not here.
+        segments: Vec<Vec<u8>>,
+    },
     /// Tells the peer which checkpoint a replica here started from.
     StartedFrom {
         /// The signed header.
@@ -386,6 +403,27 @@ pub enum Output {
         last: bool,
         /// The sealed part; empty if the peer has none.
         bytes: Vec<u8>,
+    },
+    /// Read the segments that lead to a head from where the trail ends and answer with
+    /// [`Input::BranchRead`]. One at a time.
+    ReadBranch {
+        /// The space.
+        space: SpaceId,
+        /// The head.
+        to: Dep,
+        /// Heads that the peer holds.
+        trail: Vec<Head>,
+        /// Bytes to read at most; at least one segment.
+        bytes_max: u64,
+    },
+    /// What was asked for, nothing verified, or the first part of it; none if the peer has none.
+    Branch {
+        /// The space.
+        space: SpaceId,
+        /// The head that was asked for.
+        to: Dep,
+        /// Segment bytes.
+        segments: Vec<Vec<u8>>,
     },
     /// The peer's replica of a space started from a checkpoint; the header is not verified.
     PeerStartedFrom {

@@ -9,6 +9,7 @@
 //! content by [`CONTENT_QUEUE_MAX`] at the server and by [`REQUESTS_MAX`] and
 //! [`REQUEST_BYTES_MAX`] at the requester, a stranger's segments by [`PROBATION_MAX`].
 
+mod branch;
 mod checkpoint;
 mod fetch;
 mod intake;
@@ -30,6 +31,7 @@ use crate::wire::{
     AckWanted, Acks, Close, CloseCode, Hello, Lane, Message, PROTOCOL, SpaceClosed, StartedFrom,
 };
 
+use branch::Branches;
 use checkpoint::Checkpoints;
 use fetch::Fetch;
 pub use io::{ClosedBy, Config, Input, Loaded, Origin, Output, PeerStanding, Refusal, Wanted};
@@ -91,6 +93,7 @@ pub struct Session {
     fetch: Fetch,
     serve: Serve,
     checkpoints: Checkpoints,
+    branches: Branches,
     acks: VecDeque<Acks>,
     /// Spaces whose peer vector is to be reported.
     heard: BTreeSet<SpaceId>,
@@ -116,6 +119,7 @@ impl Session {
             } else {
                 vec![]
             },
+            life: config.life,
         };
         let mut out = Outbox::default();
         out.send(&Message::Hello(hello));
@@ -131,6 +135,7 @@ impl Session {
             fetch: Fetch::default(),
             serve: Serve::default(),
             checkpoints: Checkpoints::default(),
+            branches: Branches::default(),
             acks: VecDeque::new(),
             heard: BTreeSet::new(),
             config,
@@ -192,6 +197,11 @@ impl Session {
     /// Segment bytes sent that the peer has not yet said it holds.
     pub fn segment_bytes_in_flight(&self) -> u64 {
         self.replication.bytes_in_flight()
+    }
+
+    /// True if [`Input::WantBranch`] would be sent now.
+    pub fn may_want_branch(&self) -> bool {
+        self.is_established() && self.branches.is_free()
     }
 
     /// How many more requests the session takes at once.
@@ -284,6 +294,12 @@ impl Session {
                     self.checkpoints.want(space, part, &mut self.out);
                 }
             }
+            Input::WantBranch { space, to, trail } => {
+                if self.is_established() {
+                    self.branches.want(space, to, trail, &mut self.out);
+                }
+            }
+            Input::BranchRead { segments } => self.branches.read(segments, &mut self.out),
             Input::CheckpointRead {
                 header,
                 last,
@@ -434,6 +450,11 @@ impl Session {
                 self.checkpoints.wanted(want, open, &mut self.out)?;
             }
             Message::CheckpointPart(part) => self.checkpoints.came(part, &mut self.out)?,
+            Message::WantBranch(want) => {
+                let open = self.replication.is_open(&want.space);
+                self.branches.wanted(want, open, &mut self.out)?;
+            }
+            Message::Branch(branch) => self.branches.came(branch, &mut self.out)?,
             Message::Hello(_) => return Err(Violation::new("a second hello")),
             Message::Known | Message::Segments(_) | Message::Close(_) => {}
         }

@@ -105,7 +105,7 @@ impl Replication {
         space.open = false;
         space.ours = VersionVector::new();
         space.unannounced.clear();
-        space.refresh_all();
+        space.unblock();
         let told = std::mem::take(&mut space.announced);
         if self.loading.is_some_and(|(loading, _)| loading == *id) {
             self.loading = None;

@@ -131,6 +131,12 @@ impl Space {
         freed
     }
 
+    /// Holds back nothing any more.
+    pub(super) fn unblock(&mut self) {
+        self.blocked.clear();
+        self.refresh_all();
+    }
+
     /// Sends no more of a log until the peer names it again.
     pub(super) fn block(&mut self, log: &LogId) {
         self.blocked.insert(*log);

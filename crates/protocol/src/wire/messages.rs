@@ -7,9 +7,9 @@ use crate::ack::ACK_MAX;
 use crate::cbor::{DecodeError, at_most};
 use crate::checkpoint;
 use crate::content::{CHUNK_MAX, ManifestId};
-use crate::ids::{ChunkId, ContentId, LogId, PacId, SpaceId};
+use crate::ids::{ChunkId, ContentId, Incarnation, LogId, PacId, SpaceId};
 use crate::segment::SEGMENT_MAX;
-use crate::vector::Dep;
+use crate::vector::{Dep, Head};
 
 /// Longest agent, address or closing text, in bytes.
 pub const TEXT_MAX: usize = 64;
@@ -88,6 +88,9 @@ pub struct Hello {
     #[n(6)]
     #[cbor(decode_with = "list::<_, _, ADDRESSES_MAX>")]
     pub addresses: Vec<String>,
+    /// The incarnation of the sender's replica: of two that share a key each has its own.
+    #[n(7)]
+    pub life: Incarnation,
 }
 
 impl Hello {
@@ -258,6 +261,40 @@ impl StartedFrom {
             checkpoint::HEADER_MAX,
         )
     }
+}
+
+/// Most heads in a trail.
+pub const TRAIL_MAX: usize = 256;
+
+/// Asks for the segments that lead to a head of the receiver's: a log has forked, and the two
+/// sides may be on different branches of it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct WantBranch {
+    /// The space.
+    #[n(0)]
+    pub space: SpaceId,
+    /// The log and the head in it.
+    #[n(1)]
+    pub to: Dep,
+    /// Heads of segments of the log that the sender holds, in whichever branch.
+    #[n(2)]
+    #[cbor(decode_with = "list::<_, _, TRAIL_MAX>")]
+    pub trail: Vec<Head>,
+}
+
+/// Answers [`WantBranch`]: segments that follow each other, from one that the receiver holds the
+/// predecessor of; none if there are none here.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Branch {
+    /// The space.
+    #[n(0)]
+    pub space: SpaceId,
+    /// The segments.
+    #[n(1)]
+    #[cbor(decode_with = "list::<_, _, SEGMENTS_MAX>")]
+    pub segments: Vec<ByteVec>,
 }
 
 /// Signed acks of the sender or of others.

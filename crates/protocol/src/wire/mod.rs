@@ -24,7 +24,9 @@
 //! | 14 | [`WantCheckpoint`] | state |
 //! | 15 | [`CheckpointPart`] | state |
 //! | 16 | [`StartedFrom`] | state |
-//! | 17–31 | reserved | state |
+//! | 17 | [`WantBranch`] | state |
+//! | 18 | [`Branch`] | state |
+//! | 19–31 | reserved | state |
 //! | 32 | [`Answer`] to want contents | content |
 //! | 33 | [`Answer`] to want pieces | content |
 //! | 34–63 | reserved | content |
@@ -39,10 +41,11 @@ use minicbor::{Decode, Decoder, Encode, Encoder};
 
 pub use answer::{Answer, Item, PAYLOAD_MAX};
 pub use messages::{
-    ACKS_MAX, ADDRESSES_MAX, AckWanted, Acks, CHUNKS_BYTES_MAX, CONTENTS_MAX, Cancel,
+    ACKS_MAX, ADDRESSES_MAX, AckWanted, Acks, Branch, CHUNKS_BYTES_MAX, CONTENTS_MAX, Cancel,
     CheckpointPart, ChunkRef, Close, CloseCode, Decline, HAVE_MAX, Have, Hello, PIECES_MAX, Pieces,
     Pruned, SEGMENT_MIN, SEGMENTS_BYTES, SEGMENTS_MAX, Segments, SpaceClosed, StartedFrom,
-    TEXT_MAX, VECTOR_PART_MAX, VectorPart, WantCheckpoint, WantContents, WantPieces,
+    TEXT_MAX, TRAIL_MAX, VECTOR_PART_MAX, VectorPart, WantBranch, WantCheckpoint, WantContents,
+    WantPieces,
 };
 
 use crate::cbor::{DecodeError, at_most};
@@ -110,6 +113,10 @@ pub enum Message {
     CheckpointPart(CheckpointPart),
     /// Names the checkpoint that a replica started from.
     StartedFrom(StartedFrom),
+    /// Asks for a branch of a forked log.
+    WantBranch(WantBranch),
+    /// Answers [`Message::WantBranch`].
+    Branch(Branch),
     /// Answers [`Message::WantContents`].
     Contents(Answer),
     /// Answers [`Message::WantPieces`].
@@ -137,6 +144,8 @@ impl Message {
             Self::WantCheckpoint(_) => 14,
             Self::CheckpointPart(_) => 15,
             Self::StartedFrom(_) => 16,
+            Self::WantBranch(_) => 17,
+            Self::Branch(_) => 18,
             Self::Contents(_) => 32,
             Self::Pieces(_) => 33,
         }
@@ -179,6 +188,8 @@ impl Message {
             Self::WantCheckpoint(m) => frame(number, m),
             Self::CheckpointPart(m) => frame(number, m),
             Self::StartedFrom(m) => frame(number, m),
+            Self::WantBranch(m) => frame(number, m),
+            Self::Branch(m) => frame(number, m),
             Self::Contents(m) | Self::Pieces(m) => frame(number, &m.pack()),
         }
     }
@@ -226,6 +237,8 @@ impl Message {
             14 => Self::WantCheckpoint(body(&mut d)?),
             15 => Self::CheckpointPart(body(&mut d)?),
             16 => Self::StartedFrom(body(&mut d)?),
+            17 => Self::WantBranch(body(&mut d)?),
+            18 => Self::Branch(body(&mut d)?),
             32 => Self::Contents(Answer::unpack(body(&mut d)?)?),
             33 => Self::Pieces(Answer::unpack(body(&mut d)?)?),
             _ => {

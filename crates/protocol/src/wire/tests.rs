@@ -58,6 +58,7 @@ fn messages() -> Vec<(&'static str, Message)> {
                 known: true,
                 agent: "pacsync 0.1.0".into(),
                 addresses: vec!["192.0.2.1:4711".into()],
+                life: dep(3).log.incarnation,
             }),
         ),
         ("known", Message::Known),
@@ -164,6 +165,21 @@ fn messages() -> Vec<(&'static str, Message)> {
             }),
         ),
         (
+            "want branch",
+            Message::WantBranch(WantBranch {
+                space: space(),
+                to: dep(2),
+                trail: vec![dep(1).head],
+            }),
+        ),
+        (
+            "branch",
+            Message::Branch(Branch {
+                space: space(),
+                segments: vec![vec![1; SEGMENT_MIN].into()],
+            }),
+        ),
+        (
             "contents",
             Message::Contents(answer(vec![
                 Item::Whole(b"hello".to_vec()),
@@ -228,7 +244,7 @@ fn unknown_keys_are_skipped_and_unknown_types_refused_or_ignored() {
     let frame = [0x82, 0x0b, 0xa2, 0x00, 0x08, 0x18, 0x63, 0x82, 0x01, 0x02];
     let cancel = Message::Cancel(Cancel { request: 8 });
     assert_eq!(Message::decode(Lane::State, &frame), Ok(Some(cancel)));
-    assert!(Message::decode(Lane::State, &[0x82, 0x11, 0xa0]).is_err());
+    assert!(Message::decode(Lane::State, &[0x82, 0x13, 0xa0]).is_err());
     assert_eq!(
         Message::decode(Lane::State, &[0x82, 0x18, 0x40, 0xa0]),
         Ok(None)
@@ -307,7 +323,7 @@ proptest! {
 
     #[test]
     fn no_changed_frame_panics(
-        which in 0..21usize,
+        which in 0..23usize,
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         cut in any::<prop::sample::Index>(),
     ) {

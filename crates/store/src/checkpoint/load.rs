@@ -250,6 +250,7 @@ impl Txn<'_> {
                     applied: 0,
                     applied_hash: None,
                     bytes: 0,
+                    stem: None,
                 };
                 self.put_log(no, &record)?;
                 (no, record)

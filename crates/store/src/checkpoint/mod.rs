@@ -12,7 +12,7 @@ mod build;
 mod load;
 mod prune;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 

@@ -20,7 +20,8 @@ pub struct Pruned {
 
 impl Txn<'_> {
     /// Drops the bytes of applied segments that end at or below `stable`, at most `limit` of them.
-    /// Never of the roster, and never where a log here is not the one that `stable` names.
+    /// Never of the roster, and never where a log here is not the one that `stable` names,
+    /// nor of a space with a forked log.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -35,7 +36,16 @@ impl Txn<'_> {
             return Ok(pruned);
         }
         let space_no = self.space(space)?.no;
-        for (no, mut record) in self.logs()? {
+        let logs = self.logs()?;
+        // Branches are asked for from where they part, which a stable vector does not say.
+        let forked = |(_, record): &(u32, _)| {
+            let record: &crate::tables::LogRecord = record;
+            record.space == space_no && record.id.branch.is_some()
+        };
+        if logs.iter().any(forked) {
+            return Ok(pruned);
+        }
+        for (no, mut record) in logs {
             let Some(head) = stable.get(&record.id) else {
                 continue;
             };

@@ -20,12 +20,12 @@ use crate::documents::{Setting, Settings, settings_id};
 use crate::replica::{Identity, Store};
 use crate::tree::{NodeState, TreeReader};
 
-const SPACE: SpaceId = SpaceId::from_bytes([3; 16]);
+pub(crate) const SPACE: SpaceId = SpaceId::from_bytes([3; 16]);
 
 /// Some devices of one pac, each with its replica.
-struct Pac {
-    stores: Vec<Store>,
-    rng: ChaCha20Rng,
+pub(crate) struct Pac {
+    pub(crate) stores: Vec<Store>,
+    pub(crate) rng: ChaCha20Rng,
     next_node: u8,
     founding: VerifiedFounding,
     keys: RosterKeys,
@@ -34,7 +34,7 @@ struct Pac {
 
 impl Pac {
     /// `count` devices with replicas; one more has a grant and nothing else yet.
-    fn new(count: usize, seed: u64) -> Self {
+    pub(crate) fn new(count: usize, seed: u64) -> Self {
         let mut rng = ChaCha20Rng::seed_from_u64(seed);
         let root = Phrase::generate(&mut rng).root_keys();
         let founding = FoundingRecord::found(&root, 1, &mut rng);
@@ -98,9 +98,14 @@ impl Pac {
     }
 
     /// A replica that has nothing, for the next device.
-    fn join(&mut self) -> usize {
+    pub(crate) fn join(&mut self) -> usize {
+        self.join_as(self.stores.len())
+    }
+
+    /// A replica that has nothing, with the key of a device.
+    pub(crate) fn join_as(&mut self, device: usize) -> usize {
         let identity = Identity {
-            keys: self.devices[self.stores.len()].clone(),
+            keys: self.devices[device].clone(),
             founding: self.founding.clone(),
             roster_keys: self.keys.clone(),
         };
@@ -110,12 +115,12 @@ impl Pac {
         self.stores.len() - 1
     }
 
-    fn below(&mut self, end: usize) -> usize {
+    pub(crate) fn below(&mut self, end: usize) -> usize {
         (self.rng.next_u64() % end.max(1) as u64) as usize
     }
 
     /// Hands over what is held as segments; true if all that is lacked was there.
-    fn sync(&mut self, from: usize, to: usize, space: SpaceId) -> bool {
+    pub(crate) fn sync(&mut self, from: usize, to: usize, space: SpaceId) -> bool {
         let has = self.stores[to].held(&space).expect("reads");
         let mut segments = vec![];
         let mut whole = true;
@@ -153,7 +158,7 @@ impl Pac {
     }
 
     /// What an honest device writes upon what it sees.
-    fn write(&mut self, who: usize) {
+    pub(crate) fn write(&mut self, who: usize) {
         let choice = self.below(12);
         if choice == 0 {
             let key = format!("key{}", self.below(3));
@@ -330,7 +335,7 @@ impl Pac {
         self.load(to, &header, &parts)
     }
 
-    fn state(&self, who: usize) -> State {
+    pub(crate) fn state(&self, who: usize) -> State {
         let store = &self.stores[who];
         let no = store.space(&SPACE).expect("knows").no;
         let tx = store.read().expect("reads");
@@ -370,9 +375,9 @@ impl Pac {
 }
 
 #[derive(Debug, PartialEq)]
-struct State {
-    vector: VersionVector,
-    held: VersionVector,
+pub(crate) struct State {
+    pub(crate) vector: VersionVector,
+    pub(crate) held: VersionVector,
     clock: u64,
     settings: Settings,
     stats: crate::tree::TreeStats,

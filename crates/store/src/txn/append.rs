@@ -45,6 +45,7 @@ impl Txn<'_> {
         now_ms: u64,
         rng: &mut dyn Entropy,
     ) -> Result<(), StoreError> {
+        self.renew_if_lost(rng)?;
         let mut rest = entries.into_iter().peekable();
         while rest.peek().is_some() {
             let mut batch = Vec::new();
@@ -76,7 +77,7 @@ impl Txn<'_> {
             .epochs
             .get(&epoch)
             .ok_or(StoreError::NoKey(*space_id))?;
-        let log = self.store.own_log();
+        let log = self.own_log();
         let found = self.log(space_no, &log)?;
         let prev = found
             .as_ref()
@@ -113,6 +114,7 @@ impl Txn<'_> {
             applied: 0,
             applied_hash: None,
             bytes: 0,
+            stem: None,
         };
         let before = found.as_ref().map_or(fresh, |(_, record)| record.clone());
         let no = self.put_segment(space_no, found, &segment)?;

@@ -35,6 +35,8 @@ impl Txn<'_> {
     /// # Errors
     /// [`StoreError`].
     pub fn apply(&mut self, now_ms: u64, rng: &mut dyn Entropy) -> Result<(), StoreError> {
+        self.renew_if_lost(rng)?;
+        self.note_forks(now_ms)?;
         loop {
             let mut progress = false;
             let waiting: Vec<(u32, LogRecord)> = self
@@ -134,16 +136,10 @@ impl Txn<'_> {
             *entry = (*entry).max(seq);
         };
         for dep in &segment.header().deps {
-            let Some((no, held)) = self.log(record.space, &dep.log)? else {
+            let Some((no, held, found)) = self.find_segment(record.space, dep)? else {
                 return Ok(None);
             };
             if held.applied < dep.head.seq {
-                return Ok(None);
-            }
-            let Some(found) = self.segment_record(no, dep.head.seq)? else {
-                return Ok(None);
-            };
-            if found.hash.to_short() != dep.head.hash {
                 return Ok(None);
             }
             add(no, dep.head.seq);
@@ -151,9 +147,22 @@ impl Txn<'_> {
                 add(entry.log, entry.seq);
             }
         }
-        if record.applied > 0
-            && let Some(before) = self.segment_record(own, record.applied)?
-        {
+        let before = match record.stem {
+            // A branch begins where the chain that it leaves has come to.
+            Some(stem) if record.applied == 0 => {
+                let chains = self.chains(record.space, &record.id)?;
+                if chains.get(&stem.log).is_none_or(|r| r.applied < stem.seq) {
+                    return Ok(None);
+                }
+                add(stem.log, stem.seq);
+                stem
+            }
+            _ => PastEntry {
+                log: own,
+                seq: record.applied,
+            },
+        };
+        if let Some(before) = self.segment_record(before.log, before.seq)? {
             for entry in before.past {
                 add(entry.log, entry.seq);
             }
@@ -176,12 +185,10 @@ impl Txn<'_> {
             return Ok(segment.header().roster_deps.is_empty());
         };
         for dep in &segment.header().roster_deps {
-            let Some((no, record)) = self.log(roster, &dep.log)? else {
+            let Some((_, record, _)) = self.find_segment(roster, dep)? else {
                 return Ok(false);
             };
-            let found = self.segment_record(no, dep.head.seq)?;
-            let same = found.is_some_and(|found| found.hash.to_short() == dep.head.hash);
-            if record.applied < dep.head.seq || !same {
+            if record.applied < dep.head.seq {
                 return Ok(false);
             }
         }

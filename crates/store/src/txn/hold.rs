@@ -9,17 +9,30 @@ use redb::ReadableTable;
 use super::Txn;
 use crate::error::{Refusal, StoreError};
 use crate::replica::NewSegment;
-use crate::tables::{LOGS, LogRecord, SEGMENT_INDEX, SEGMENTS, SegmentRecord};
+use crate::tables::{LOGS, LogRecord, PastEntry, SEGMENT_INDEX, SEGMENTS, SegmentRecord};
 
 /// Most logs of one device in one space: each is a life that ended with its index.
 const LIVES_MAX: usize = 64;
+/// Most branches of one device in one space. An honest writer parts from a clone once for each time
+/// that it is cloned; of a hostile one's further branches nothing is kept.
+pub(crate) const BRANCHES_MAX: usize = 16;
 /// Most keys without a grant whose roster segments are held.
 pub const UNKNOWN_KEYS_MAX: usize = 16;
 /// Most bytes of roster segments held of each such key.
 pub const UNKNOWN_BYTES_MAX: u64 = 1 << 20;
 
+/// Where a segment belongs.
+enum Place {
+    /// At the end of a chain.
+    End(u32, LogRecord),
+    /// It begins a log.
+    New,
+    /// It leaves a chain after a segment, or another first one.
+    Branch(Option<PastEntry>),
+}
+
 impl Txn<'_> {
-    /// Holds a received segment if its log's chain goes on with it. Already held: no error.
+    /// Holds a received segment if one of its log's chains goes on with it or parts before it. Already held: no error.
     ///
     /// # Errors
     /// Outer: the store failed. Inner: the segment was refused, nothing changed.
@@ -34,43 +47,76 @@ impl Txn<'_> {
             return Ok(Err(Refusal::NotAuthorised { log }));
         }
         let space_no = self.space_no(&header.space)?;
-        let found = self.log(space_no, &log)?;
-        if found.is_none() {
-            let same =
-                |record: &LogRecord| record.space == space_no && record.id.device == log.device;
-            let lives = self
-                .logs()?
-                .iter()
-                .filter(|(_, record)| same(record))
-                .count();
-            if lives >= LIVES_MAX {
-                return Ok(Err(Refusal::TooManyLogs { log }));
+        if log.branch.is_some() {
+            return Ok(Err(Refusal::Bad("a header that names a branch".into())));
+        }
+        let chains = self.chains(space_no, &log)?;
+        for no in chains.keys() {
+            let found = self.segment_record(*no, header.last())?;
+            if found.is_some_and(|found| found.hash == segment.hash()) {
+                return Ok(Ok(()));
             }
         }
-        let (held, held_hash) = match &found {
-            Some((_, record)) => (record.held, Some(record.held_hash)),
-            None => (0, None),
+        let goes_on = chains.iter().find(|(_, record)| {
+            header.first == record.held + 1 && header.prev == Some(record.held_hash)
+        });
+        let place = match (goes_on, header.prev) {
+            (Some((no, record)), _) => Place::End(*no, record.clone()),
+            (None, None) if chains.is_empty() => Place::New,
+            (None, None) => Place::Branch(None),
+            (None, Some(prev)) => {
+                let mut stem = None;
+                for no in chains.keys() {
+                    let found = self.segment_record(*no, header.first - 1)?;
+                    if found.is_some_and(|found| found.hash == prev) {
+                        let seq = header.first - 1;
+                        stem = Some(PastEntry { log: *no, seq });
+                    }
+                }
+                match stem {
+                    Some(stem) => Place::Branch(Some(stem)),
+                    None => return Ok(Err(Refusal::Gap { log })),
+                }
+            }
         };
-        if header.last() <= held {
-            let no = found.map_or(0, |(no, _)| no);
-            return Ok(match self.segment_record(no, header.last())? {
-                Some(record) if record.hash == segment.hash() => Ok(()),
-                _ => Err(Refusal::Fork { log }),
-            });
-        }
-        if header.first <= held {
-            return Ok(Err(Refusal::Fork { log }));
-        }
-        if header.first != held + 1 {
-            return Ok(Err(Refusal::Gap { log }));
-        }
-        if header.prev != held_hash {
-            return Ok(Err(Refusal::Fork { log }));
+        let most = match place {
+            Place::End(..) => None,
+            Place::New => Some((false, LIVES_MAX)),
+            Place::Branch(_) => Some((true, BRANCHES_MAX)),
+        };
+        if let Some((branches, most)) = most {
+            let logs = self.logs()?;
+            let count = logs
+                .iter()
+                .filter(|(_, r)| r.space == space_no && r.id.device == log.device)
+                .filter(|(_, r)| r.id.branch.is_some() == branches)
+                .count();
+            if count >= most {
+                return Ok(Err(Refusal::TooManyLogs { log }));
+            }
         }
         if header.space == roster_space && !self.has_room(space_no, segment)? {
             return Ok(Err(Refusal::NoRoom { log }));
         }
-        self.put_segment(space_no, found, segment)?;
+        self.lost_own |= log == self.own_log();
+        let stem = match &place {
+            Place::Branch(stem) => Some(*stem),
+            Place::End(..) | Place::New => None,
+        };
+        let found = match place {
+            Place::End(no, record) => Some((no, record)),
+            Place::New | Place::Branch(_) => None,
+        };
+        let no = self.put_segment(space_no, found, segment)?;
+        if let Some(stem) = stem {
+            let record = self.chains(space_no, &log)?.remove(&no);
+            if let Some(mut record) = record {
+                record.stem = stem;
+                self.put_log(no, &record)?;
+            }
+            self.relabel(space_no, &log)?;
+            self.out.forked.insert((header.space, log.device));
+        }
         Ok(Ok(()))
     }
 
@@ -117,6 +163,7 @@ impl Txn<'_> {
                     applied: 0,
                     applied_hash: None,
                     bytes: 0,
+                    stem: None,
                 };
                 (no, record)
             }
@@ -140,7 +187,7 @@ impl Txn<'_> {
             .insert((no, last), cbor::encode(&index).as_slice())?;
         self.out.segments.push(NewSegment {
             space: header.space,
-            log: header.log,
+            log: record.id,
             head: segment.head(),
             entries: u64::from(header.count),
             bytes: segment.bytes().to_vec(),

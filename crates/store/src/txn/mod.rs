@@ -6,24 +6,27 @@
 
 mod append;
 mod apply;
+mod branch;
 mod hold;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use hold::BRANCHES_MAX;
 pub use hold::{UNKNOWN_BYTES_MAX, UNKNOWN_KEYS_MAX};
 
 use std::collections::BTreeMap;
 
 use pacsync_protocol::roster::Roster;
-use pacsync_protocol::{DeviceId, LogId, Seq, SpaceId, Stamp, cbor};
+use pacsync_protocol::{DeviceId, Incarnation, LogId, Seq, SpaceId, Stamp, cbor};
 use redb::{ReadableTable, WriteTransaction};
 
 use crate::error::StoreError;
 use crate::index::Index;
 use crate::replica::{Committed, Space, Store, unlock};
 use crate::tables::{
-    ACKS, DOCUMENTS, FRONTIER, LOGS, LogRecord, META, QUARANTINE, SEGMENT_INDEX, SEGMENTS, SPACES,
-    SegmentRecord, SpaceRecord,
+    ACKS, DOCUMENTS, FORKED, FRONTIER, LOGS, LogRecord, META, QUARANTINE, SEGMENT_INDEX, SEGMENTS,
+    SPACES, SegmentRecord, SpaceRecord,
 };
 use crate::tree::TreeTables;
 
@@ -35,6 +38,10 @@ pub struct Txn<'s> {
     roster: Option<Roster>,
     /// Spaces that are new or have new keys here.
     spaces: BTreeMap<SpaceId, Space>,
+    /// The life that begins with this transaction, if one does.
+    life: Option<Incarnation>,
+    /// The own log goes on elsewhere: nothing more may be written to it.
+    lost_own: bool,
     pub(crate) out: Committed,
 }
 
@@ -49,6 +56,7 @@ pub(crate) fn make_tables(tx: &WriteTransaction) -> Result<(), StoreError> {
     tx.open_table(DOCUMENTS)?;
     tx.open_table(QUARANTINE)?;
     tx.open_table(ACKS)?;
+    tx.open_table(FORKED)?;
     crate::checkpoint::make_tables(tx)?;
     crate::undoable::make_tables(tx)?;
     crate::index::make_tables(tx)?;
@@ -64,6 +72,8 @@ impl<'s> Txn<'s> {
             tx,
             roster: None,
             spaces: BTreeMap::new(),
+            life: None,
+            lost_own: false,
             out: Committed::default(),
         })
     }
@@ -101,10 +111,6 @@ impl<'s> Txn<'s> {
         Ok(())
     }
 
-    pub(crate) fn own_log(&self) -> LogId {
-        self.store.own_log()
-    }
-
     /// The roster, with what this transaction counted.
     pub fn roster(&self) -> &Roster {
         self.roster.as_ref().unwrap_or(&self.store.roster)
@@ -128,6 +134,9 @@ impl<'s> Txn<'s> {
     /// opened again.
     pub fn commit(self) -> Result<Committed, StoreError> {
         self.tx.commit()?;
+        if let Some(life) = self.life {
+            self.store.incarnation = life;
+        }
         if let Some(roster) = self.roster {
             self.store.roster = roster;
         }

@@ -121,6 +121,15 @@ pub enum EventKind {
         /// How many.
         count: u64,
     },
+    /// The key of a device is in use in two places: its log has forked.
+    Forked {
+        /// Device id.
+        device: String,
+        /// Display name.
+        name: String,
+    },
+    /// This device writes new logs: its own went on elsewhere.
+    Renewed,
     /// A space was made, attached, detached or has changed its state.
     Space {
         /// Name of the space.

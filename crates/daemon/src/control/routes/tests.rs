@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::control::api::{
     Check, CheckResult, ConflictedPath, ContentPlace, DeviceInfo, DeviceRef, Differs, Entry,
-    EntryKind, HeldDeletes, HeldDirection, HoldBack, Kept, NeedsUser, Notice, PairEvent,
+    EntryKind, Fork, HeldDeletes, HeldDirection, HoldBack, Kept, NeedsUser, Notice, PairEvent,
     PeerStatus, Problem, Restored, SpaceState, SpaceStatus, StayReason, Stayed, TextPath, TextRoot,
     Tracked, Transfer, UndoReport, UndoneKind, UndonePath, UndoneWhat, Unrestored, Version,
     VersionContent, VersionInfo, VersionKind,
@@ -128,6 +128,13 @@ fn status() -> Status {
             },
             space: "home".into(),
             since_ms: Some(1),
+        }],
+        forks: vec![Fork {
+            device: DeviceRef {
+                id: "d".into(),
+                name: "stick".into(),
+            },
+            since_ms: 1,
         }],
     }
 }

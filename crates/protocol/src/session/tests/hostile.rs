@@ -16,6 +16,7 @@ fn hello() -> Message {
         known: true,
         agent: String::new(),
         addresses: vec![],
+        life: crate::ids::Incarnation::from_bytes([7; 16]),
     })
 }
 

@@ -1,3 +1,4 @@
+mod branch;
 mod checkpoint;
 mod content;
 mod converge;

@@ -72,6 +72,7 @@ fn another_pac_or_protocol_is_refused_with_its_reason() {
         known: true,
         agent: String::new(),
         addresses: vec![],
+        life: crate::ids::Incarnation::from_bytes([7; 16]),
     };
     let other_pac = Hello {
         pac: PacId::from_bytes([1; 32]),

@@ -38,6 +38,7 @@ pub(super) fn config(standing: PeerStanding) -> Config {
         features: 1,
         agent: "test".into(),
         addresses: vec![],
+        life: Incarnation::from_bytes([7; 16]),
     }
 }
 
