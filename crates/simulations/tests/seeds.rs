@@ -8,12 +8,17 @@ use pacsync_simulations::sim::{
 
 #[track_caller]
 fn check(seed: u64, steps: usize, devices: usize) -> String {
+    check_with(Faults::Classic, seed, steps, devices)
+}
+
+#[track_caller]
+fn check_with(faults: Faults, seed: u64, steps: usize, devices: usize) -> String {
     let setup = Setup {
         seed,
         steps,
         devices,
         disk: DiskKind::Ext4,
-        faults: Faults::Classic,
+        faults,
     };
     let outcome = run(&setup, Detail::Events);
     if let Some(failure) = outcome.failure {
@@ -157,4 +162,23 @@ fn who_joins_takes_no_checkpoint_from_a_member() {
 #[test]
 fn a_directory_that_goes_during_a_transfer_into_it() {
     check(60401, 60, 2);
+}
+
+/// The last file went while the root could not be listed, which passed for an empty one.
+#[test]
+fn a_root_that_cannot_be_listed_is_not_bare() {
+    check_with(Faults::All, 6065, 60, 2);
+}
+
+/// The power went after a directory was made and before it was durable: its absence was told as a
+/// deletion.
+#[test]
+fn a_directory_that_a_power_cut_takes_is_not_deleted() {
+    check_with(Faults::All, 100_304, 60, 2);
+}
+
+/// The process died after a mode was set and before it was noted.
+#[test]
+fn a_mode_that_was_set_and_not_noted_is_no_change() {
+    check_with(Faults::All, 100_541, 60, 2);
 }

@@ -247,6 +247,7 @@ impl Worktree {
             }
         }
         self.keep_merged(&mut b, &txn, cx.packs)?;
+        self.sync_planned(&b)?;
         let (dirty, wrote) = (b.dirty, !b.rows.is_empty());
         let found = b.close();
         if wrote || (begun.is_empty() && transfers.is_empty()) {
@@ -255,6 +256,24 @@ impl Worktree {
             txn.commit()?;
         }
         Ok((begun, transfers))
+    }
+
+    /// What a plan has made or set is durable before the index tells of it. Else, after a power
+    /// cut, its absence would be a deletion and its old mode a change, told to the whole pac.
+    fn sync_planned(&self, b: &Batch<'_>) -> Result<(), StoreError> {
+        let synced = if b.modes_set.is_empty() && b.made.len() <= SYNC_EACH_MAX {
+            b.made.iter().try_for_each(|dir| {
+                match self.disk.sync_dir(dir) {
+                    Err(error) if !error.is_not_found() => return Err(error),
+                    _ => {}
+                }
+                self.sync_dir_of(dir)
+            })
+        } else {
+            self.sync_file_systems_of(b.made.iter().chain(&b.modes_set))
+        };
+        // The device is started anew, and finds on disk what is there.
+        synced.map_err(|error| StoreError::Io(error.source))
     }
 
     /// Where a step writes, and the name of what is whole or goes aside.
@@ -377,11 +396,18 @@ impl Worktree {
     }
 
     fn sync_places(&self, begun: &[Begun]) -> Result<(), DiskError> {
+        self.sync_file_systems_of(begun.iter().map(|item| item.step.path()))
+    }
+
+    /// Syncs the root's file system and those others that these paths are on.
+    fn sync_file_systems_of<'p>(
+        &self,
+        paths: impl Iterator<Item = &'p RelPath>,
+    ) -> Result<(), DiskError> {
         self.disk.sync_all()?;
-        for item in begun {
-            if !self.same_file_system(&item.step.path().parent().unwrap_or_default()) {
-                self.disk
-                    .sync_fs(&item.step.path().parent().unwrap_or_default())?;
+        for dir in paths.map(|path| path.parent().unwrap_or_default()) {
+            if !self.same_file_system(&dir) {
+                self.disk.sync_fs(&dir)?;
             }
         }
         Ok(())

@@ -13,6 +13,7 @@ use pacsync_store::{StoreError, Txn};
 
 use super::texts::Kept;
 use super::{Now, Progress, Worktree};
+use crate::disk::RelPath;
 
 /// One step's view of the store, and what it found.
 pub(super) struct Batch<'t> {
@@ -33,6 +34,10 @@ pub(super) struct Batch<'t> {
     pub(super) kept_bytes: usize,
     /// What a restore brings back, so that it can be undone.
     pub(super) restored: BTreeSet<NodeId>,
+    /// Directories that were made on disk, which must be durable before the index tells of them.
+    pub(super) made: BTreeSet<RelPath>,
+    /// Where modes were set, likewise.
+    pub(super) modes_set: BTreeSet<RelPath>,
 }
 
 impl<'t> Batch<'t> {
@@ -56,6 +61,8 @@ impl<'t> Batch<'t> {
             kept: vec![],
             kept_bytes: 0,
             restored: BTreeSet::new(),
+            made: BTreeSet::new(),
+            modes_set: BTreeSet::new(),
         })
     }
 

@@ -345,6 +345,7 @@ impl Worktree {
             self.stalled.insert(node, b.now.ms + super::RETRY_MS);
             return Ok(Plan::Wait);
         }
+        b.made.insert(place.path.clone());
         if !self.put_dir(b, node, &place, mode)? {
             return Ok(Plan::Wait);
         }
@@ -422,6 +423,7 @@ impl Worktree {
                 self.stalled.insert(node, b.now.ms + super::RETRY_MS);
                 return Ok(Plan::Wait);
             }
+            b.modes_set.insert(place.path.clone());
             entry.mode = mode;
             if let Ok(Some(stat)) = self.disk.stat(&place.path)
                 && stat.identity.mtime_ns == entry.identity.mtime_ns

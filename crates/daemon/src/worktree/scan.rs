@@ -11,6 +11,7 @@ use pacsync_protocol::crypto::Entropy;
 use pacsync_protocol::row::{Keys, Kind, Name, Row};
 use pacsync_store::StoreError;
 use pacsync_store::index::Entry;
+use pacsync_store::tree::NodeState;
 
 use super::batch::Batch;
 use super::content::ReadError;
@@ -499,6 +500,11 @@ impl Worktree {
         mode: u16,
     ) -> Result<(), StoreError> {
         let node = b.tree.representative(&known.node)?;
+        let is_said = |state: NodeState| state.mode == Some(mode);
+        if self.ready.contains(&node) && b.tree.node(&node)?.is_some_and(is_said) {
+            // Set by an apply that was interrupted before it could note it.
+            return Ok(());
+        }
         let past = b.tree.past_for_edit(&node, known.row.as_ref())?;
         if !past.is_empty() {
             let keys = Keys {

@@ -14,8 +14,8 @@ use pacsync_store::index::{Entry, HeldKind, Index};
 
 use super::batch::Batch;
 use super::breaker::{Direction, WHOLE_MIN};
-use super::{Context, Progress, SETTLE_MS, Worktree, file_identity, forget_tree};
-use crate::disk::{FileKind, RelPath, Stat};
+use super::{Context, Progress, RETRY_MS, SETTLE_MS, Worktree, file_identity, forget_tree};
+use crate::disk::{DiskError, FileKind, RelPath, Stat};
 
 /// Of a path that has stood for the settle time: the look at it comes next.
 pub(super) const SETTLED: u64 = u64::MAX;
@@ -255,10 +255,25 @@ impl Worktree {
             count += 1 + count_below(&batch.index, entry)?;
         }
         let entries = self.count_entries(&batch)?;
+        let bare = match entries >= WHOLE_MIN && !gone.is_empty() {
+            true => self.is_bare(),
+            false => Ok(false),
+        };
+        let bare = match bare {
+            Ok(bare) => bare,
+            Err(error) => {
+                // What cannot be read is not bare: decided when it can.
+                for (parent, name, _, _) in gone {
+                    self.vacated.insert((parent, name), cx.now.ms + RETRY_MS);
+                }
+                self.disk_fault(&error, &RelPath::root(), cx.now);
+                return Ok(());
+            }
+        };
         let many = self
             .breaker
             .trips(Direction::Local, count, entries, cx.now.ms);
-        if many || (entries >= WHOLE_MIN && !gone.is_empty() && self.is_bare()) {
+        if many || bare {
             for (_, _, path, entry) in gone {
                 self.hold_tree(&mut batch, path, entry)?;
             }
@@ -296,18 +311,21 @@ impl Worktree {
     }
 
     /// True if nothing at all is left of what is tracked.
-    fn is_bare(&self) -> bool {
-        self.tracking.roots().iter().all(|root| {
-            let listing = self.disk.list(root).unwrap_or_default();
-            let left = |entry: &crate::disk::DirEntry| !super::is_reserved(&entry.name);
-            match self.disk.stat(root) {
-                Ok(None) => true,
-                Ok(Some(stat)) if stat.kind == FileKind::Dir && listing.errors.is_empty() => {
-                    !listing.entries.iter().any(left)
+    fn is_bare(&self) -> Result<bool, DiskError> {
+        for root in self.tracking.roots() {
+            match self.disk.stat(&root)? {
+                None => {}
+                Some(stat) if stat.kind == FileKind::Dir => {
+                    let listing = self.disk.list(&root)?;
+                    let any = listing.entries.iter().any(|e| !super::is_reserved(&e.name));
+                    if any || !listing.errors.is_empty() {
+                        return Ok(false);
+                    }
                 }
-                _ => false,
+                Some(_) => return Ok(false),
             }
-        })
+        }
+        Ok(true)
     }
 
     fn count_entries(&self, b: &Batch<'_>) -> Result<u64, StoreError> {
