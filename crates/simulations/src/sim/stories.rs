@@ -61,6 +61,22 @@ pub fn members_give_no_checkpoints(seed: u64, detail: Detail) -> Outcome {
     play_as(&setup, &script, detail, |runner| runner.members(&setup))
 }
 
+/// A device's home is put back from an older copy while its files stay as they are; then all go on.
+pub fn home_put_back(seed: u64, detail: Detail) -> Outcome {
+    let setup = Setup {
+        seed,
+        steps: 0,
+        devices: 3,
+        disk: DiskKind::Ext4,
+        faults: Faults::Classic,
+    };
+    let script = Script {
+        profile: Profile::plain(&setup),
+        steps: vec![],
+    };
+    play_as(&setup, &script, detail, |runner| runner.put_back(&setup))
+}
+
 fn broken(invariant: &'static str, what: String) -> Failure {
     Failure {
         invariant,
@@ -142,6 +158,52 @@ impl Runner {
         self.check_transfer(numbered)?;
         self.check_calm()?;
         self.run_for(PRUNED_NS)?;
+        self.check_nothing_to_do()
+    }
+
+    fn put_back(&mut self, setup: &Setup) -> Result<(), Failure> {
+        const BACK: usize = 1;
+        self.set_up(setup)?;
+        self.edits(&[0, 1, 2], 15)?;
+        self.rest("before the copy")?;
+        let copy = {
+            let world = lock(&self.world);
+            let host = world.hosts.get(BACK);
+            host.map(|host| (host.medium.survivor(), host.packs.survivor()))
+        };
+        let old = self.call(BACK, |device, _| Ok(device.store().own_log().incarnation))?;
+        self.edits(&[0, 1, 2], 15)?;
+        self.rest("before it is put back")?;
+        let (Some(back), Some((medium, packs))) = (self.leave(BACK), copy) else {
+            return Err(broken("set-up", "nobody is there to leave".into()));
+        };
+        {
+            let mut world = lock(&self.world);
+            world.say(format!("the home of d{BACK} is put back"));
+            if let Some(host) = world.hosts.get_mut(BACK) {
+                host.medium = medium;
+                host.packs = packs;
+            }
+        }
+        self.nodes.insert(BACK, back);
+        self.start(BACK)?;
+        // It looks at its files before it hears of anything, so its log forks. What its user did before all
+        // have met, it could not tell from what it forgot.
+        self.heal()?;
+        self.rest("when it was put back")?;
+        check::all(self)?;
+        self.check_calm()?;
+        let renewed = self.call(BACK, |device, _| Ok(device.store().own_log()))?;
+        if renewed.map(|log| log.incarnation) == old {
+            return Err(broken(
+                "a log has one writer",
+                "the old log is gone on with".into(),
+            ));
+        }
+        self.edits(&[0, 1, 2], 15)?;
+        self.rest("when all have gone on")?;
+        check::all(self)?;
+        self.check_calm()?;
         self.check_nothing_to_do()
     }
 
