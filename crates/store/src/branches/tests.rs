@@ -229,3 +229,14 @@ fn a_writer_that_forks_without_end_is_bounded() {
     // The first one is no branch while it is alone.
     assert_eq!(taken, BRANCHES_MAX + 1);
 }
+
+#[test]
+fn a_copied_database_begins_a_new_life_and_one_that_stays_does_not() {
+    let mut pac = Pac::new(2, 10);
+    let own = pac.stores[0].own_log();
+    for (place, moved) in [("here", false), ("here", false), ("there", true)] {
+        let found = pac.stores[0].settle_at(place.as_bytes(), &mut pac.rng);
+        assert_eq!(found.expect("writes"), moved, "{place}");
+        assert_eq!(pac.stores[0].own_log() != own, moved, "{place}");
+    }
+}
