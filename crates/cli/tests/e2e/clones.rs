@@ -115,11 +115,24 @@ fn a_copied_home_and_the_original_run_at_the_same_time() {
     everywhere("by-a", "a");
     everywhere("by-copy", "copy");
     everywhere("before", "before");
+    let events = c.events();
     // Both go on, also upon what the other one wrote.
     write(box_a.join("by-copy"), "changed by a");
     everywhere("by-copy", "changed by a");
     write(box_copy.join("by-a"), "changed by copy");
     everywhere("by-a", "changed by copy");
+    for round in ["1", "2", "3"] {
+        write(box_a.join("by-copy"), round);
+        everywhere("by-copy", round);
+        write(box_copy.join("by-a"), round);
+        everywhere("by-a", round);
+    }
+    // They don't take each other's place all the time.
+    let anew = |event: &serde_json::Value| event["kind"] == "peer_connected";
+    assert_eq!(
+        events.so_far().iter().filter(|event| anew(event)).count(),
+        0
+    );
     assert_eq!(c.conflicts(), 0);
 }
 
