@@ -196,3 +196,10 @@ fn a_directory_that_a_power_cut_takes_is_not_deleted() {
 fn a_mode_that_was_set_and_not_noted_is_no_change() {
     check_with(Faults::All, 100_541, 60, 2);
 }
+
+/// Who had just joined acknowledged all to a device that had not yet heard of the joining, and that
+/// took no ack of strangers.
+#[test]
+fn an_ack_of_one_who_is_not_known_yet() {
+    check_with(Faults::All, 100_459, 60, 2);
+}

@@ -52,6 +52,8 @@ pub(super) struct Peer {
     pub(super) acks_wanted: BTreeMap<SpaceId, u64>,
     /// What the own acks said that it was told: space → vector.
     pub(super) acks_told: BTreeMap<SpaceId, VersionVector>,
+    /// What it acknowledged before the roster here had it: one for each space that is here.
+    early_acks: BTreeMap<SpaceId, VerifiedAck>,
     /// Spaces of which it has no more as segments what is lacked here.
     pub(super) pruned: BTreeSet<SpaceId>,
     /// Spaces of which it was told what this replica started from.
@@ -244,6 +246,7 @@ impl Device {
             requests: BTreeMap::new(),
             acks_wanted: BTreeMap::new(),
             acks_told: BTreeMap::new(),
+            early_acks: BTreeMap::new(),
             pruned: BTreeSet::new(),
             told_start: BTreeSet::new(),
             no_branch: BTreeSet::new(),
@@ -410,6 +413,13 @@ impl Device {
             if known && peer.standing == PeerStanding::Unknown {
                 peer.standing = PeerStanding::Known;
                 peer.session.handle(now.ms, Input::PeerKnown);
+            }
+            let early = match known {
+                true => std::mem::take(&mut peer.early_acks),
+                false => BTreeMap::new(),
+            };
+            for ack in early.into_values() {
+                self.keep_ack(ack, now)?;
             }
             self.open_session_spaces(conn, now)?;
             if let Some(peer) = self.peers.get_mut(&conn) {
@@ -712,6 +722,13 @@ impl Device {
                         && peer.device == said.device
                     {
                         peer.acked.insert(said.space, said.vector.clone());
+                        // It tells nothing twice, and its grant may come by another way.
+                        if self.store.roster().member(&said.device).is_none()
+                            && self.store.space(&said.space).is_ok()
+                        {
+                            peer.early_acks.insert(said.space, ack);
+                            continue;
+                        }
                     }
                     self.keep_ack(ack, now)?;
                 }
