@@ -1,10 +1,10 @@
 //! Checkpoints and pruning: what goes once every device has it, and from what a replica starts
 //! that lacks it.
 //!
-//! - [`Txn::prune`] drops the bytes of old segments. What is kept of each beside its bytes (number,
+//! - [`Txn::prune`](crate::Txn::prune) drops the bytes of old segments. What is kept of each beside its bytes (number,
 //!   hash, clock, time, causal past) stays, and so do its rows: all rules go on as before.
 //! - [`Builder`] makes a checkpoint of what is applied, from one read transaction, part by part.
-//! - [`Txn::load`] takes one in: it adds to what is here and takes nothing away.
+//! - [`Txn::load`](crate::Txn::load) takes one in: it adds to what is here and takes nothing away.
 //!
 //! Never here: who may be believed, when to prune, the network.
 
