@@ -122,6 +122,21 @@ enum Outcome {
     Removed {
         displaced: Option<Displaced>,
     },
+    /// A put that did not come to its end, and could not put back what stood there before.
+    Failed {
+        displaced: Displaced,
+        error: DiskError,
+    },
+}
+
+/// What came of two renames in place of an exchange.
+enum Switched {
+    /// The old file is under this name now.
+    Done(RelPath),
+    /// All is as it was.
+    Not(DiskError),
+    /// The old file is under this name, and the new one is not at its path.
+    Aside(RelPath, DiskError),
 }
 
 impl Worktree {
@@ -349,6 +364,7 @@ impl Worktree {
         }
         // Exchange, rename.
         let mut outcomes = vec![];
+        let mut left_aside = vec![];
         for (at, item) in begun.iter().enumerate() {
             if let Some(error) = &sync_error {
                 let again = DiskError::new(error.op, item.step.path(), error.source.kind());
@@ -359,6 +375,10 @@ impl Worktree {
                 continue;
             }
             match self.switch(cx, item) {
+                Ok(Outcome::Failed { displaced, error }) => {
+                    left_aside.push(displaced);
+                    failed.push((at, error));
+                }
                 Ok(outcome) => outcomes.push((at, outcome)),
                 Err(error) => failed.push((at, error)),
             }
@@ -392,7 +412,7 @@ impl Worktree {
                 progress.applied.push(item.step.path().clone());
             }
         }
-        self.record(cx, begun, outcomes, failed)
+        self.record(cx, begun, outcomes, failed, left_aside)
     }
 
     fn sync_places(&self, begun: &[Begun]) -> Result<(), DiskError> {
@@ -531,7 +551,7 @@ impl Worktree {
         self.disk.rename_noreplace(&item.unfinished, &item.temp)?;
         match &put.replaces {
             None => self.disk.rename_noreplace(&item.temp, path)?,
-            Some(_) => match self.disk.exchange(&item.temp, path) {
+            Some(old) => match self.disk.exchange(&item.temp, path) {
                 Ok(()) => {
                     // Somebody may have put a directory there in this moment: it goes back, at
                     // once or when what was put aside is looked at.
@@ -544,7 +564,14 @@ impl Worktree {
                     aside = Some(item.temp.clone());
                 }
                 Err(error) if error.is_unsupported() => {
-                    aside = Some(self.exchange_by_link(&item.temp, path)?);
+                    match self.exchange_by_renames(&item.temp, path) {
+                        Switched::Done(at) => aside = Some(at),
+                        Switched::Not(error) => return Err(error),
+                        Switched::Aside(at, error) => {
+                            let displaced = displaced(cx, put.node, old, &at, &put.place);
+                            return Ok(Outcome::Failed { displaced, error });
+                        }
+                    }
                 }
                 Err(error) => return Err(error),
             },
@@ -556,7 +583,11 @@ impl Worktree {
         {
             self.note_broken_link(path);
         }
-        // From here on nothing is an error: what is aside may be the only copy of an edit.
+        // From here on nothing may be forgotten: what is aside may be the only copy of an edit.
+        let displaced = match (&put.replaces, aside) {
+            (Some(old), Some(temp)) => Some(displaced(cx, put.node, old, &temp, &put.place)),
+            _ => None,
+        };
         let seen = self.disk.stat(path).ok().flatten();
         let seen = seen.map(|stat| (stat.identity, stat.mode));
         // If somebody wrote to the file since, the identity as written shows the difference.
@@ -575,7 +606,17 @@ impl Worktree {
             }
             (Some((seen, mode)), None) => (seen, mode),
             (_, Some(written)) => (written, put.mode),
-            (None, None) => return Ok(Outcome::Removed { displaced: None }),
+            (None, None) => {
+                let error = DiskError::new(
+                    crate::disk::DiskOp::Stat,
+                    path,
+                    std::io::ErrorKind::NotFound,
+                );
+                return match displaced {
+                    Some(displaced) => Ok(Outcome::Failed { displaced, error }),
+                    None => Err(error),
+                };
+            }
         };
         let entry = Entry {
             node: put.node,
@@ -586,43 +627,34 @@ impl Worktree {
             content: Some(put.content),
             recorded_ns: cx.now.ns,
         };
-        let displaced = match (&put.replaces, aside) {
-            (Some(old), Some(temp)) => Some(displaced(cx, put.node, old, &temp, &put.place)),
-            _ => None,
-        };
         Ok(Outcome::Put { entry, displaced })
     }
 
-    /// Where exchange is missing: keeps the old file under another name, then renames over it.
-    fn exchange_by_link(&self, temp: &RelPath, path: &RelPath) -> Result<RelPath, DiskError> {
+    /// Where exchange is missing: renames the old file away, then the new one to its place. A link
+    /// and a rename over it would leave no moment without a file there, but what somebody saves
+    /// between the two would be gone. A crash between them is mended at the next start.
+    fn exchange_by_renames(&self, temp: &RelPath, path: &RelPath) -> Switched {
         let dir = temp.parent().unwrap_or_default();
         let aside = dir
             .join(&aside_name(temp.name().unwrap_or_default()))
             .unwrap_or_default();
-        match self.disk.link(path, &aside) {
-            Ok(()) => {
-                let ino = |at: &RelPath| Ok(self.disk.stat(at)?.map(|stat| stat.identity.ino));
-                if ino(path)? != ino(&aside)? {
-                    // Somebody saved another file there since.
-                    let _ = self.disk.unlink(&aside);
-                    return Err(in_the_way(path));
-                }
-                if let Err(error) = self.disk.rename(temp, path) {
-                    let _ = self.disk.unlink(&aside);
-                    return Err(error);
-                }
-            }
-            Err(error) if error.is_unsupported() || error.is_permission() => {
-                self.disk.rename_noreplace(path, &aside)?;
-                if let Err(error) = self.disk.rename_noreplace(temp, path) {
-                    // The path must not stay empty.
-                    let _ = self.disk.rename_noreplace(&aside, path);
-                    return Err(error);
-                }
-            }
-            Err(error) => return Err(error),
+        if let Err(error) = self.disk.rename_noreplace(path, &aside) {
+            return Switched::Not(error);
         }
-        Ok(aside)
+        let error = if self.is_dir(&aside) {
+            // Somebody put a directory there in this moment.
+            in_the_way(path)
+        } else {
+            match self.disk.rename_noreplace(temp, path) {
+                Ok(()) => return Switched::Done(aside),
+                Err(error) => error,
+            }
+        };
+        match self.disk.rename_noreplace(&aside, path) {
+            Ok(()) => Switched::Not(error),
+            // Somebody saved another file there since.
+            Err(_) => Switched::Aside(aside, error),
+        }
     }
 
     /// Index rows and displaced records in one commit; intents go with it.
@@ -632,6 +664,7 @@ impl Worktree {
         begun: Vec<Begun>,
         outcomes: Vec<(usize, Outcome)>,
         failed: Vec<(usize, DiskError)>,
+        left_aside: Vec<Displaced>,
     ) -> Result<(), StoreError> {
         let txn = cx.store.begin()?;
         let mut marks = vec![];
@@ -688,6 +721,10 @@ impl Worktree {
                     self.displaced.insert(number, displaced);
                 }
                 self.faults.clear_node(&node);
+            }
+            for displaced in left_aside {
+                let number = index.add_note(NoteKind::Displaced, &cbor::encode(&displaced))?;
+                self.displaced.insert(number, displaced);
             }
             for (at, error) in &failed {
                 let Some(item) = begun.get(*at) else { continue };

@@ -288,6 +288,8 @@ impl Worktree {
         let unwritten = self.disk.unlink(&place(&unfinished_name(name)));
         let aside = place(&aside_name(name));
         let mut here = at_path.map(|stat| (stat, self.read_at(path, stat)));
+        let temp = place(name);
+        let at_temp = self.disk.stat(&temp).ok().flatten();
         if let (Some(old), Some(at_aside)) = (intent.old, self.disk.stat(&aside).ok().flatten()) {
             match at_path {
                 // A second name of what still stands at the path.
@@ -295,7 +297,11 @@ impl Worktree {
                     let _ = self.disk.unlink(&aside);
                 }
                 Some(_) => {
-                    self.adopt_put(index, intent, here.take(), &old, &new, now)?;
+                    // While the new file has its own name, what stands at the path was saved by
+                    // somebody who had not seen it.
+                    if at_temp.is_none() {
+                        self.adopt_put(index, intent, here.take(), &old, &new, now)?;
+                    }
                     found.push(Mended::Aside(self.aside(intent, &aside, old, now)));
                 }
                 None => {
@@ -303,8 +309,6 @@ impl Worktree {
                 }
             }
         }
-        let temp = place(name);
-        let at_temp = self.disk.stat(&temp).ok().flatten();
         let is_new = |read: &Option<Read>| {
             let content = read.as_ref().map(|read| read.content.id);
             content == Some(new.content)
