@@ -507,6 +507,7 @@ impl Runner {
                     problems: vec![Problem {
                         path: TextPath::from_path(self.home.path()),
                         what: error.message,
+                        in_the_way: true,
                     }],
                     needs_user: vec![],
                     notices: vec![],

@@ -48,6 +48,7 @@ enum Disk {
     Ext4,
     Plain,
     Fat,
+    Mixed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -87,6 +88,7 @@ fn main() -> std::process::ExitCode {
                 Disk::Ext4 => DiskKind::Ext4,
                 Disk::Plain => DiskKind::Plain,
                 Disk::Fat => DiskKind::Fat,
+                Disk::Mixed => DiskKind::Mixed,
             },
             steps: arguments.steps,
             faults: arguments.faults.faults(),
@@ -151,10 +153,16 @@ fn tell_failure(setup: &Setup, outcome: &Outcome, failure: &Failure) {
     println!("broken: {}", failure.invariant);
     failure.details.iter().for_each(|line| println!("  {line}"));
     println!(
-        "again: cargo run -p pacsync-simulations -- --seed {} --steps {} --devices {} --faults {} --operations",
+        "again: cargo run -p pacsync-simulations -- --seed {} --steps {} --devices {} --disk {} --faults {} --operations",
         setup.seed,
         setup.steps,
         setup.devices,
+        match setup.disk {
+            DiskKind::Ext4 => "ext4",
+            DiskKind::Plain => "plain",
+            DiskKind::Fat => "fat",
+            DiskKind::Mixed => "mixed",
+        },
         match setup.faults {
             Faults::All => "all",
             Faults::Classic => "classic",

@@ -185,6 +185,7 @@ mod tests {
             problems: vec![Problem {
                 path: TextPath::from_bytes(b"/home/me/a\nb"),
                 what: "permission denied".into(),
+                in_the_way: true,
             }],
             needs_user: vec![NeedsUser {
                 what: "x".into(),

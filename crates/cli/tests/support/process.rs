@@ -155,7 +155,8 @@ impl Hosting {
     /// Ends it as Ctrl-C does: the code ends with it.
     pub fn cancel(mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+        // Not INT, which is ignored where the tests were started in the background of a script.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         let _ = self.child.wait();
     }
 }

@@ -224,6 +224,9 @@ pub struct Problem {
     pub path: TextPath,
     /// What is wrong, and where possible the way out: one line.
     pub what: String,
+    /// False if all that can be done is done, and the devices are in sync but for what shows: a
+    /// disk that cannot hold symlinks, or takes two names for one.
+    pub in_the_way: bool,
 }
 
 /// Something that only the user can settle.

@@ -574,7 +574,11 @@ impl Device {
             add(name, result, detail, None);
         }
         for problem in self.all_problems()? {
-            add(problem.path.path, CheckResult::Fail, problem.what, None);
+            let result = match problem.in_the_way {
+                true => CheckResult::Fail,
+                false => CheckResult::Warn,
+            };
+            add(problem.path.path, result, problem.what, None);
         }
         let quarantine = self.store.quarantine()?;
         if !quarantine.is_empty() {

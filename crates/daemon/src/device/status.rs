@@ -49,6 +49,7 @@ impl Device {
                 problems.push(Problem {
                     path: TextPath::from_path(&path),
                     what: problem.what,
+                    in_the_way: problem.in_the_way,
                 });
             }
         }
@@ -56,6 +57,7 @@ impl Device {
             problems.push(Problem {
                 path: TextPath::from_path(&self.root_of(space)?),
                 what: why.clone(),
+                in_the_way: true,
             });
         }
         for (space, why) in &self.checkpoint_trouble {
@@ -65,6 +67,7 @@ impl Device {
                 problems.push(Problem {
                     path: TextPath::from_path(&self.root_of(space)?),
                     what: why.clone(),
+                    in_the_way: true,
                 });
             }
         }
@@ -73,6 +76,7 @@ impl Device {
             problems.push(Problem {
                 path: TextPath::from_path(&root),
                 what: why.clone(),
+                in_the_way: true,
             });
         }
         Ok(problems)
@@ -147,7 +151,7 @@ impl Device {
             let calm = worktree.is_applied()
                 && worktree.is_scanned()
                 && worktree.held().is_empty()
-                && worktree.problems().is_empty();
+                && !worktree.problems().iter().any(|problem| problem.in_the_way);
             if !calm {
                 return Ok(false);
             }
@@ -247,6 +251,7 @@ impl Device {
             problems.push(Problem {
                 path: TextPath::from_path(self.home.path()),
                 what: format!("part of what another device wrote is not applied: {why}"),
+                in_the_way: true,
             });
         }
         let mut peers = vec![];

@@ -225,7 +225,8 @@ impl Device {
             missing.push("this device still looks at its files".to_owned());
         }
         let mut stuck = vec![];
-        for problem in self.all_problems()? {
+        let problems = self.all_problems()?.into_iter();
+        for problem in problems.filter(|problem| problem.in_the_way) {
             stuck.push(format!("{}: {}", problem.path.path, problem.what));
         }
         for (space, worktree) in &self.worktrees {

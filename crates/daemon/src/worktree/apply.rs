@@ -720,6 +720,11 @@ impl Worktree {
                     let number = index.add_note(NoteKind::Displaced, &cbor::encode(&displaced))?;
                     self.displaced.insert(number, displaced);
                 }
+                if self.faults.is_unshowable(&node) {
+                    // It may have changed under its old name only.
+                    marks.push(node);
+                    index.mark_pending(&node)?;
+                }
                 self.faults.clear_node(&node);
             }
             for displaced in left_aside {
@@ -758,6 +763,9 @@ impl Worktree {
                 .flat_map(|(_, w)| w.nodes.iter().copied())
                 .collect();
             self.mark(waiting);
+        }
+        if !marks.is_empty() {
+            self.place_is_free();
         }
         marks.retain(|node| *node != NodeId::ROOT);
         self.mark(marks);

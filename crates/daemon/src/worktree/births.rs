@@ -218,6 +218,7 @@ impl Worktree {
         self.vacated.remove(&(from, old_name.clone()));
         b.index.remove(&from, &old_name)?;
         b.put(&parent, name.as_bytes(), &entry)?;
+        self.place_is_free();
         Ok(true)
     }
 
@@ -330,6 +331,7 @@ impl Worktree {
             }
         }
         b.dirty = true;
+        self.place_is_free();
         if b.tree.node(parent)?.is_some_and(|dir| dir.dead) {
             // It may have been the last that the removal of its directory waits for.
             b.marks.push(*parent);

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 
 use pacsync_protocol::NodeId;
 
-use super::{Now, RETRY_MS};
+use super::{Now, RETRY_MS, Worktree};
 use crate::disk::RelPath;
+
+/// How often it is tried whether what this disk could not show can be shown now.
+const UNSHOWABLE_RETRY_MS: u64 = RETRY_MS << 4;
 
 #[derive(Debug, Clone)]
 struct Fault {
@@ -35,6 +38,25 @@ impl Fault {
     }
 }
 
+/// A node that is not on the disk, or not under its name.
+#[derive(Debug)]
+struct NodeFault {
+    path: RelPath,
+    fault: Fault,
+    standing: Standing,
+}
+
+/// How much is left to do for a node that is not shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// It is tried again until it is shown.
+    Stuck,
+    /// This disk cannot show it beside what it shows; its content is on this device.
+    Unshowable,
+    /// The same, as a directory above it cannot be shown: that one is told.
+    Beneath,
+}
+
 /// What is to be tried again.
 pub(super) enum Retry {
     /// Look at the path.
@@ -48,7 +70,7 @@ pub(super) enum Retry {
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     reads: BTreeMap<RelPath, Fault>,
-    nodes: BTreeMap<NodeId, (RelPath, Fault)>,
+    nodes: BTreeMap<NodeId, NodeFault>,
 }
 
 impl Faults {
@@ -60,9 +82,86 @@ impl Faults {
 
     /// Notes that a node could not be rendered.
     pub(super) fn note_node(&mut self, path: &RelPath, node: NodeId, what: String, now: Now) {
-        let before = self.nodes.get(&node).map(|(_, fault)| fault);
+        let before = self.nodes.get(&node).map(|node| &node.fault);
         let fault = Fault::after(before, what, now);
-        self.nodes.insert(node, (path.clone(), fault));
+        let path = path.clone();
+        let standing = Standing::Stuck;
+        self.nodes.insert(
+            node,
+            NodeFault {
+                path,
+                fault,
+                standing,
+            },
+        );
+    }
+
+    /// Notes that this disk cannot show a node: nothing is left to do, unless it makes room for
+    /// it some day (`may_end`).
+    pub(super) fn note_unshowable(
+        &mut self,
+        path: &RelPath,
+        node: NodeId,
+        what: String,
+        may_end: bool,
+        now: Now,
+    ) {
+        let retry_ms = if may_end {
+            now.ms + UNSHOWABLE_RETRY_MS
+        } else {
+            u64::MAX
+        };
+        let fault = Fault {
+            what,
+            retry_ms,
+            tries: 0,
+        };
+        let path = path.clone();
+        let standing = Standing::Unshowable;
+        self.nodes.insert(
+            node,
+            NodeFault {
+                path,
+                fault,
+                standing,
+            },
+        );
+    }
+
+    /// The same of what lies beneath such a directory, which is planned anew when that one is made.
+    pub(super) fn note_beneath(&mut self, node: NodeId) {
+        let fault = Fault {
+            what: String::new(),
+            retry_ms: u64::MAX,
+            tries: 0,
+        };
+        let path = RelPath::root();
+        let standing = Standing::Beneath;
+        self.nodes.insert(
+            node,
+            NodeFault {
+                path,
+                fault,
+                standing,
+            },
+        );
+    }
+
+    /// What this disk cannot show as long as something else stands where it stands.
+    fn beside_others(&self) -> Vec<NodeId> {
+        let mut beside = vec![];
+        for (id, node) in &self.nodes {
+            if node.standing == Standing::Unshowable && node.fault.retry_ms != u64::MAX {
+                beside.push(*id);
+            }
+        }
+        beside
+    }
+
+    /// Whether this disk cannot show a node.
+    pub(super) fn is_unshowable(&self, node: &NodeId) -> bool {
+        let node = self.nodes.get(node);
+        node.is_some_and(|node| node.standing != Standing::Stuck)
     }
 
     /// How often what could not be read at a path was tried: a look at it begins.
@@ -85,7 +184,7 @@ impl Faults {
 
     /// When a node that could not be rendered is tried again.
     pub(super) fn retry_of(&self, node: &NodeId) -> Option<u64> {
-        self.nodes.get(node).map(|(_, fault)| fault.retry_ms)
+        self.nodes.get(node).map(|node| node.fault.retry_ms)
     }
 
     /// When what could not be read at a path is looked at again.
@@ -93,18 +192,22 @@ impl Faults {
         self.reads.get(path).map(|fault| fault.retry_ms)
     }
 
+    /// True if nothing is left to try again, except for what this disk cannot show.
     pub(super) fn is_empty(&self) -> bool {
-        self.reads.is_empty() && self.nodes.is_empty()
+        self.reads.is_empty() && !self.has_nodes()
     }
 
+    /// Whether a node is still to be shown.
     pub(super) fn has_nodes(&self) -> bool {
-        !self.nodes.is_empty()
+        let mut nodes = self.nodes.values();
+        nodes.any(|node| node.standing == Standing::Stuck)
     }
 
     pub(super) fn next_due(&self) -> Option<u64> {
-        let nodes = self.nodes.values().map(|(_, fault)| fault);
+        let nodes = self.nodes.values().map(|node| &node.fault);
         let all = self.reads.values().chain(nodes);
-        all.map(|fault| fault.retry_ms).min()
+        let due = all.map(|fault| fault.retry_ms).min();
+        due.filter(|at| *at != u64::MAX)
     }
 
     /// Takes what is to be tried again now.
@@ -115,18 +218,38 @@ impl Faults {
                 due.push(Retry::Look(path.clone()));
             }
         }
-        for (node, (_, fault)) in &mut self.nodes {
-            if fault.take(now) {
-                due.push(Retry::Render(*node));
+        for (id, node) in &mut self.nodes {
+            let unshowable = node.standing == Standing::Unshowable;
+            if node.fault.take(now) {
+                due.push(Retry::Render(*id));
+                if unshowable {
+                    node.fault.retry_ms = now.ms + UNSHOWABLE_RETRY_MS;
+                }
             }
         }
         due
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&RelPath, &str)> {
-        let nodes = self.nodes.values().map(|(path, fault)| (path, fault));
-        let all = self.reads.iter().chain(nodes);
-        all.map(|(path, fault)| (path, fault.what.as_str()))
+    /// What is wrong: where, what, and whether it stands in the way of being in sync.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&RelPath, &str, bool)> {
+        let told = |node: &&NodeFault| node.standing != Standing::Beneath;
+        let nodes = self.nodes.values().filter(told);
+        let nodes = nodes.map(|node| {
+            let what = node.fault.what.as_str();
+            (&node.path, what, node.standing == Standing::Stuck)
+        });
+        let reads = self.reads.iter();
+        reads
+            .map(|(path, fault)| (path, fault.what.as_str(), true))
+            .chain(nodes)
+    }
+}
+
+impl Worktree {
+    /// Something has gone from its place: what could not be shown beside it may be now.
+    pub(super) fn place_is_free(&mut self) {
+        let nodes = self.faults.beside_others();
+        self.mark(nodes);
     }
 }
 

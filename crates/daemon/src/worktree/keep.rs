@@ -138,39 +138,45 @@ impl Worktree {
         let hidden = !state.shown && !state.dead && state.kind == Kind::File;
         let hidden = state.content.as_ref().filter(|_| hidden);
         let hidden = hidden.map(|shown| &shown.content);
-        let mut left_out = false;
-        for content in state
-            .losers
-            .iter()
-            .map(|(_, content)| content)
-            .chain(hidden)
-        {
-            if state.kind != Kind::File || self.is_fetching(&content.id) {
-                continue;
+        if state.kind == Kind::File {
+            let losers = state.losers.iter().map(|(_, content)| content);
+            for content in losers.chain(hidden) {
+                self.want_kept(b, packs, &state.id, content)?;
             }
-            let tables = b.index.contents()?;
-            let path = |node: &NodeId| path_of(&b.index, node);
-            let contents = Contents {
-                disk: &*self.disk,
-                keys: &self.keys,
-                packs,
-                tables: &tables,
-                path_of: &path,
-            };
-            if is_kept(&contents, content)? {
-                continue;
-            }
-            let full = content.size > SMALL_MAX && self.transfers.kept.is_full();
-            if full {
-                left_out = true;
-            } else if content.size <= SMALL_MAX || self.has_room_unasked(content) {
-                self.begin_keeping(content);
-            }
-        }
-        if left_out {
-            self.transfers.kept.left_out.insert(state.id);
         }
         Ok(())
+    }
+
+    /// True if a content of a node's that the disk does not show is on this device; else it is
+    /// fetched if there is room for it.
+    pub(super) fn want_kept(
+        &mut self,
+        b: &Batch<'_>,
+        packs: &PackStore,
+        node: &NodeId,
+        content: &Content,
+    ) -> Result<bool, StoreError> {
+        if self.is_fetching(&content.id) {
+            return Ok(false);
+        }
+        let tables = b.index.contents()?;
+        let path = |node: &NodeId| path_of(&b.index, node);
+        let contents = Contents {
+            disk: &*self.disk,
+            keys: &self.keys,
+            packs,
+            tables: &tables,
+            path_of: &path,
+        };
+        if is_kept(&contents, content)? {
+            return Ok(true);
+        }
+        if content.size > SMALL_MAX && self.transfers.kept.is_full() {
+            self.transfers.kept.left_out.insert(*node);
+        } else if content.size <= SMALL_MAX || self.has_room_unasked(content) {
+            self.begin_keeping(content);
+        }
+        Ok(false)
     }
 
     /// What nobody asked for takes a small part of what is free, all of it together.

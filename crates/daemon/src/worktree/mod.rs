@@ -96,6 +96,8 @@ pub struct Problem {
     pub path: RelPath,
     /// What.
     pub what: String,
+    /// False if all that can be done is done: the disk cannot show what is on this device.
+    pub in_the_way: bool,
 }
 
 /// Files with other hard links that an apply replaced, since the start.
@@ -359,6 +361,7 @@ impl Worktree {
         let root = self.root_trouble.iter().map(|what| Problem {
             path: RelPath::root(),
             what: what.clone(),
+            in_the_way: true,
         });
         let unwatched = self.unwatched.then(|| Problem {
             path: RelPath::root(),
@@ -366,10 +369,12 @@ impl Worktree {
                    fs.inotify.max_user_watches; until then some changes are found only by a scan \
                    once a minute"
                 .into(),
+            in_the_way: true,
         });
-        let faults = self.faults.iter().map(|(path, what)| Problem {
+        let faults = self.faults.iter().map(|(path, what, in_the_way)| Problem {
             path: path.clone(),
             what: what.into(),
+            in_the_way,
         });
         root.chain(unwatched).chain(faults).collect()
     }

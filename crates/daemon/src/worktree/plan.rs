@@ -59,6 +59,8 @@ impl Worktree {
         self.unwait(&node);
         self.unwait(&rep);
         if rep != node {
+            // It is the other's to be shown now.
+            self.faults.clear_node(&node);
             match self.rebind(b, node, rep)? {
                 Rebound::Done => {}
                 Rebound::InTheWay => return self.plan_removal(b, node),
@@ -92,6 +94,9 @@ impl Worktree {
             Wanted::Place(place) => Some(place),
             Wanted::Nowhere => None,
             Wanted::After(above) => {
+                if above.iter().any(|dir| self.faults.is_unshowable(dir)) {
+                    return self.beneath_unshowable(b, packs, &state);
+                }
                 for dir in above {
                     if self.blocked_until(&dir).is_some_and(|at| at > b.now.ms) {
                         return Ok(self.after(node, dir, b.now));
@@ -130,7 +135,7 @@ impl Worktree {
                 self.plan_update(b, packs, rng, node, state, place, entry)
             }
             (Some((parent, name, entry)), Some(place)) => {
-                self.plan_move(b, rng, node, parent, name, entry, place)
+                self.plan_move(b, packs, rng, state, (parent, name, entry), place)
             }
         }
     }
@@ -254,16 +259,22 @@ impl Worktree {
         place: Place,
     ) -> Result<Plan, StoreError> {
         if place.name.len() > self.probe.name_max {
-            self.node_fault(
-                &place.path,
-                node,
-                "this disk cannot hold a name so long".into(),
-                b.now,
-            );
-            return Ok(Plan::Wait);
+            return self.unshowable(b, packs, &state, &place.path, Unshowable::LongName);
         }
-        if let Some(other) = b.index.get(&place.parent, &place.name)? {
-            return Ok(self.after(node, other.node, b.now));
+        if state.kind == Kind::Symlink && !self.probe.symlinks {
+            return self.unshowable(b, packs, &state, &place.path, Unshowable::Symlink);
+        }
+        match self.occupant(b, &place)? {
+            Occupant::None => {}
+            Occupant::Unseen(path) => {
+                return Ok(self.after_look(node, path, super::SETTLE_MS, b.now));
+            }
+            Occupant::Node(other) => {
+                if self.faults.is_unshowable(&other) || self.stays(b, &other)? {
+                    return self.unshowable(b, packs, &state, &place.path, Unshowable::Taken);
+                }
+                return Ok(self.after(node, other, b.now));
+            }
         }
         let seen = match self.disk.stat(&place.path) {
             Ok(seen) => seen,
@@ -274,13 +285,6 @@ impl Worktree {
             }
         };
         if let Some(seen) = seen {
-            if self.folds_names() && matches!(self.stat_exactly(&place.path), Ok(None)) {
-                self.exact.forget();
-                let what = "this disk takes its name for another one that is there already: \
-                            rename one of the two";
-                self.node_fault(&place.path, node, what.into(), b.now);
-                return Ok(Plan::Wait);
-            }
             if state.kind == Kind::Dir && seen.kind == FileKind::Dir {
                 if !self.put_dir(b, node, &place, seen.mode)? {
                     return Ok(Plan::Wait);
@@ -462,15 +466,6 @@ impl Worktree {
             return Ok(self.after_look(node, place.path, super::SETTLE_MS, b.now));
         }
         let source = if state.kind == Kind::Symlink {
-            if !self.probe.symlinks {
-                self.node_fault(
-                    &place.path,
-                    node,
-                    "this disk cannot hold symlinks".into(),
-                    b.now,
-                );
-                return Ok(Plan::Wait);
-            }
             let Some(target) = shown.content.target() else {
                 return Ok(Plan::Done);
             };
@@ -683,17 +678,16 @@ impl Worktree {
         contents.small(content)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one plan, taken apart")]
     fn plan_move(
         &mut self,
         b: &mut Batch<'_>,
+        packs: &PackStore,
         rng: &mut dyn Entropy,
-        node: NodeId,
-        parent: NodeId,
-        name: Vec<u8>,
-        entry: Entry,
+        state: NodeState,
+        (parent, name, entry): (NodeId, Vec<u8>, Entry),
         place: Place,
     ) -> Result<Plan, StoreError> {
+        let node = state.id;
         let Some(dir) = path_of(&b.index, &parent)? else {
             return Ok(Plan::Done);
         };
@@ -701,11 +695,26 @@ impl Worktree {
             return Ok(Plan::Done);
         };
         let from = Place { parent, name, path };
-        let blocker = match b.index.get(&place.parent, &place.name)? {
-            Some(other) => Some(other.node),
+        if place.name.len() > self.probe.name_max {
+            let why = Unshowable::LongName;
+            return self.stay(b, packs, rng, state, entry, from, &place.path, why);
+        }
+        let blocker = match self.occupant(b, &place)? {
+            // Its name changes to one that this disk takes for the same.
+            Occupant::Node(other) if other == node => None,
+            Occupant::Node(other) => {
+                if self.faults.is_unshowable(&other) || self.stays(b, &other)? {
+                    let why = Unshowable::Taken;
+                    return self.stay(b, packs, rng, state, entry, from, &place.path, why);
+                }
+                Some(other)
+            }
+            Occupant::Unseen(path) => {
+                return Ok(self.after_look(node, path, super::SETTLE_MS, b.now));
+            }
             // The directory that it goes to lies beneath it: that one has to go first.
-            None if place.path.starts_with(&from.path) => Some(place.parent),
-            None => None,
+            Occupant::None if place.path.starts_with(&from.path) => Some(place.parent),
+            Occupant::None => None,
         };
         let Some(blocker) = blocker else {
             return Ok(Plan::Step(Step::Move {
@@ -738,8 +747,146 @@ impl Worktree {
         }))
     }
 
+    /// Which node's file stands at a place; on disks that take one name for another it may have
+    /// another name.
+    fn occupant(&mut self, b: &Batch<'_>, place: &Place) -> Result<Occupant, StoreError> {
+        if let Some(other) = b.index.get(&place.parent, &place.name)? {
+            return Ok(Occupant::Node(other.node));
+        }
+        if !self.folds_names() {
+            return Ok(Occupant::None);
+        }
+        self.exact.forget();
+        let Ok(Some(stat)) = self.disk.stat(&place.path) else {
+            return Ok(Occupant::None);
+        };
+        let dir = place.path.parent().unwrap_or_default();
+        let Ok(listing) = self.disk.list(&dir) else {
+            return Ok(Occupant::None);
+        };
+        let mut entries = listing.entries.into_iter();
+        let entry = entries.find(|entry| entry.stat.identity.ino == stat.identity.ino);
+        let Some(name) = entry.map(|entry| entry.name) else {
+            return Ok(Occupant::None);
+        };
+        if name == place.name {
+            return Ok(Occupant::None);
+        }
+        if let Some(other) = b.index.get(&place.parent, &name)? {
+            return Ok(Occupant::Node(other.node));
+        }
+        Ok(match dir.join(&name) {
+            Ok(path) if !super::is_reserved(&name) => Occupant::Unseen(path),
+            _ => Occupant::None,
+        })
+    }
+
+    /// Whether a node is on disk where the tree wants it, under that name.
+    fn stays(&self, b: &Batch<'_>, node: &NodeId) -> Result<bool, StoreError> {
+        let (Some(state), Some((parent, name, _))) = (b.tree.node(node)?, b.index.entry_of(node)?)
+        else {
+            return Ok(false);
+        };
+        let Wanted::Place(place) = self.wanted_place(b, &state)? else {
+            return Ok(false);
+        };
+        Ok(place.parent == parent && place.name == name)
+    }
+
+    /// This disk cannot show a node as the tree has it. Once its content is on this device all is
+    /// done that can be done.
+    fn unshowable(
+        &mut self,
+        b: &mut Batch<'_>,
+        packs: &PackStore,
+        state: &NodeState,
+        path: &RelPath,
+        why: Unshowable,
+    ) -> Result<Plan, StoreError> {
+        if self.is_kept_unshown(b, packs, state)? {
+            let may_end = why == Unshowable::Taken;
+            let what = why.told().into();
+            self.faults
+                .note_unshowable(path, state.id, what, may_end, b.now);
+        } else {
+            self.node_fault(path, state.id, why.told().into(), b.now);
+        }
+        Ok(Plan::Wait)
+    }
+
+    /// This disk cannot give a node its new name: it keeps the old one, and changes under it.
+    #[expect(clippy::too_many_arguments, reason = "one plan, taken apart")]
+    fn stay(
+        &mut self,
+        b: &mut Batch<'_>,
+        packs: &PackStore,
+        rng: &mut dyn Entropy,
+        state: NodeState,
+        entry: Entry,
+        from: Place,
+        wanted: &RelPath,
+        why: Unshowable,
+    ) -> Result<Plan, StoreError> {
+        let node = state.id;
+        let what = why.told().into();
+        let may_end = why == Unshowable::Taken;
+        self.faults
+            .note_unshowable(wanted, node, what, may_end, b.now);
+        Ok(
+            match self.plan_update(b, packs, rng, node, state, from, entry)? {
+                Plan::Done => Plan::Wait,
+                plan => plan,
+            },
+        )
+    }
+
+    fn beneath_unshowable(
+        &mut self,
+        b: &mut Batch<'_>,
+        packs: &PackStore,
+        state: &NodeState,
+    ) -> Result<Plan, StoreError> {
+        if self.is_kept_unshown(b, packs, state)? {
+            self.faults.note_beneath(state.id);
+        } else {
+            self.stalled.insert(state.id, b.now.ms + super::RETRY_MS);
+        }
+        Ok(Plan::Wait)
+    }
+
+    /// A transfer into a place that nobody waits for any more.
+    fn drop_unawaited(&mut self, b: &mut Batch<'_>, content: &ContentId) -> Result<(), StoreError> {
+        if self.waiting.contains_key(content) || self.wanted_versions.contains(content) {
+            return Ok(());
+        }
+        if let Some(transfer) = self.transfers.remove(content) {
+            if self.disk.unlink(&transfer.path).is_err() {
+                // Somebody moved its directory: a scan meets it.
+                self.queue.deep(RelPath::root(), b.now.ms);
+            }
+            b.index.remove_transfer(content)?;
+            b.dirty = true;
+        }
+        Ok(())
+    }
+
+    fn is_kept_unshown(
+        &mut self,
+        b: &mut Batch<'_>,
+        packs: &PackStore,
+        state: &NodeState,
+    ) -> Result<bool, StoreError> {
+        match &state.content {
+            Some(shown) if state.kind == Kind::File => {
+                self.drop_unawaited(b, &shown.content.id)?;
+                self.want_kept(b, packs, &state.id, &shown.content)
+            }
+            _ => Ok(true),
+        }
+    }
+
     /// Whether `node` waits for a place that becomes free only once `node` itself has moved.
-    fn is_ring(&self, b: &Batch<'_>, node: NodeId, first: NodeId) -> Result<bool, StoreError> {
+    fn is_ring(&mut self, b: &Batch<'_>, node: NodeId, first: NodeId) -> Result<bool, StoreError> {
         let mut at = first;
         for _ in 0..RING_MAX {
             let Some(state) = b.tree.node(&at)? else {
@@ -754,9 +901,10 @@ impl Worktree {
             if parent == place.parent && name == place.name {
                 return Ok(false);
             }
-            let next = match b.index.get(&place.parent, &place.name)? {
-                Some(other) => other.node,
-                None => {
+            let next = match self.occupant(b, &place)? {
+                Occupant::Node(other) => other,
+                Occupant::Unseen(_) => return Ok(false),
+                Occupant::None => {
                     let from = path_of(&b.index, &at)?.unwrap_or_default();
                     if !place.path.starts_with(&from) {
                         return Ok(false);
@@ -848,6 +996,35 @@ impl Worktree {
             b.put(&rep, &name, &child)?;
         }
         Ok(Rebound::Done)
+    }
+}
+
+/// What stands at a place.
+enum Occupant {
+    None,
+    Node(NodeId),
+    /// A file of another name, which the disk takes for the same, that was not seen yet.
+    Unseen(RelPath),
+}
+
+/// Why a disk cannot show a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unshowable {
+    Symlink,
+    LongName,
+    Taken,
+}
+
+impl Unshowable {
+    fn told(self) -> &'static str {
+        match self {
+            Self::Symlink => "this disk cannot hold symlinks",
+            Self::LongName => "this disk cannot hold a name so long",
+            Self::Taken => {
+                "this disk takes its name for another one that is there already: rename one of \
+                 the two"
+            }
+        }
     }
 }
 

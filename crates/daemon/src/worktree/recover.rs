@@ -304,9 +304,15 @@ impl Worktree {
                     }
                     found.push(Mended::Aside(self.aside(intent, &aside, old, now)));
                 }
-                None => {
-                    let _ = self.disk.rename_noreplace(&aside, path);
-                }
+                // Also where the new file may have been at the path, and somebody removed it while
+                // nobody looked: better an old version that is back than one that is gone.
+                None => match self.disk.rename_noreplace(&aside, path) {
+                    Err(error) if error.is_exists() => {
+                        found.push(Mended::Aside(self.aside(intent, &aside, old, now)));
+                    }
+                    Err(error) => return Err(StoreError::Io(error.source)),
+                    Ok(()) => {}
+                },
             }
         }
         let is_new = |read: &Option<Read>| {

@@ -129,6 +129,11 @@ impl Worktree {
         let Some(parent) = self.known_dir(b, rng, &dir)? else {
             return Ok(());
         };
+        if self.folds_names() && b.index.get(&parent, name)?.is_none() {
+            // It may have taken the place of a file whose name differs only in its case, of which
+            // nothing else tells.
+            self.queue.soon(dir.clone(), b.now.ms);
+        }
         match self.stat_exactly(path) {
             Ok(Some(stat)) => self.examine(b, rng, &dir, parent, name, &stat, depth),
             Ok(None) => self.vacate(b, parent, name, path),
@@ -520,17 +525,10 @@ impl Worktree {
     /// record knows (a crash came between the making and the record), and strays. They are known
     /// by name, since their directory may have been moved.
     fn sweep(&mut self, path: &RelPath, name: &[u8]) {
-        let whole = match name.strip_suffix(b"w") {
-            Some(whole) if !self.strays.contains_key(name) => whole,
-            _ => name,
-        };
-        let stray = self.strays.contains_key(whole);
-        let idle = is_transfer_temp(name)
-            && !self.transfers.has_name(name)
-            && !self.displaced.has_name(name);
-        if !stray && !idle {
+        if !self.is_swept(name) {
             return;
         }
+        let whole = self.stray_name(name);
         match self.disk.unlink(path) {
             Err(error) if !error.is_not_found() => {
                 // It stays known, and is met again by a later scan.
@@ -542,11 +540,28 @@ impl Worktree {
         }
     }
 
+    /// The name by which a stray would be known: without the mark of an unfinished file.
+    fn stray_name<'n>(&self, name: &'n [u8]) -> &'n [u8] {
+        match name.strip_suffix(b"w") {
+            Some(whole) if !self.strays.contains_key(name) => whole,
+            _ => name,
+        }
+    }
+
+    fn is_swept(&self, name: &[u8]) -> bool {
+        let idle = is_transfer_temp(name)
+            && !self.transfers.has_name(name)
+            && !self.displaced.has_name(name);
+        idle || self.strays.contains_key(self.stray_name(name))
+    }
+
     /// Whether an entry is never synced and stays where it is, also when the directory that it is
     /// in is deleted elsewhere.
     pub(super) fn is_left_alone(&self, dir: &RelPath, entry: &DirEntry) -> bool {
         if is_reserved(&entry.name) {
-            return !self.displaced.has_name(&entry.name) && !self.transfers.has_name(&entry.name);
+            return !self.displaced.has_name(&entry.name)
+                && !self.transfers.has_name(&entry.name)
+                && !self.is_swept(&entry.name);
         }
         let identity = &entry.stat.identity;
         entry.stat.kind == FileKind::Other

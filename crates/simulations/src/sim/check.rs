@@ -216,7 +216,9 @@ pub(super) fn differences(runner: &Runner) -> Vec<String> {
         .map(|at| (*at, disk(runner, *at).0))
         .collect();
     let first = disks.values().next().cloned().unwrap_or_default();
-    for (at, tree) in &disks {
+    // Where disks cannot show everything each is compared with its own replica only.
+    let alike = disks.keys().all(|at| shows_all(runner, *at));
+    for (at, tree) in disks.iter().filter(|_| alike) {
         let paths: BTreeSet<&String> = first.keys().chain(tree.keys()).collect();
         for path in paths {
             if first.get(path) != tree.get(path) {
@@ -232,12 +234,72 @@ pub(super) fn differences(runner: &Runner) -> Vec<String> {
         lines.extend(disk(runner, *at).1);
     }
     if let Ok(replicas) = replicas(runner) {
+        let first = replicas.values().next();
         for (at, replica) in &replicas {
+            if let Some(first) = first
+                && first.shown != replica.shown
+            {
+                lines.push(format!("the tree of d{at} is another one than the first"));
+            }
             let Some(tree) = disks.get(at) else { continue };
             lines.extend(unlike(runner, *at, replica, tree));
         }
     }
     lines
+}
+
+/// Whether a disk can show whatever a tree has.
+fn shows_all(runner: &Runner, at: usize) -> bool {
+    let world = lock(&runner.world);
+    let host = world.hosts.get(at);
+    host.is_none_or(|host| host.fs.can.symlinks && host.fs.can.case_sensitive)
+}
+
+/// What a disk cannot show as the tree has it: names that it takes for one, with all that is
+/// beneath them, and symlinks.
+struct Unshowable {
+    paths: BTreeSet<String>,
+    /// What may show in other places instead: what could not be renamed to such a name.
+    things: BTreeSet<(Kind, Option<ContentId>)>,
+}
+
+impl Unshowable {
+    fn of(runner: &Runner, at: usize, replica: &Replica) -> Self {
+        let mut unshowable = Self {
+            paths: BTreeSet::new(),
+            things: BTreeSet::new(),
+        };
+        let can = {
+            let world = lock(&runner.world);
+            world.hosts.get(at).map(|host| host.fs.can)
+        };
+        let Some(can) = can else { return unshowable };
+        let mut folded: BTreeMap<String, Vec<&String>> = BTreeMap::new();
+        for (path, (kind, ..)) in &replica.shown {
+            if *kind == Kind::Symlink && !can.symlinks {
+                unshowable.paths.insert(path.clone());
+            } else if !can.case_sensitive {
+                folded.entry(path.to_lowercase()).or_default().push(path);
+            }
+        }
+        let several = folded.into_values().filter(|paths| paths.len() > 1);
+        let tops: BTreeSet<&String> = several.flatten().collect();
+        for (path, (kind, content, _)) in &replica.shown {
+            let mut above = path.match_indices('/').map(|(end, _)| &path[..end]);
+            if tops.contains(path) || above.any(|above| tops.contains(&above.to_owned())) {
+                unshowable.paths.insert(path.clone());
+                unshowable.things.insert((*kind, *content));
+            }
+        }
+        unshowable
+    }
+}
+
+/// Whether a device has names in its tree that its disk takes for one.
+pub(super) fn keeps_old_names(runner: &Runner, at: usize) -> Result<bool, Failure> {
+    let replicas = replicas(runner)?;
+    let replica = replicas.get(&at);
+    Ok(replica.is_some_and(|replica| !Unshowable::of(runner, at, replica).things.is_empty()))
 }
 
 /// Where a disk is not what its replica says.
@@ -249,6 +311,7 @@ fn unlike(runner: &Runner, at: usize, replica: &Replica, disk: &Tree) -> Vec<Str
         .and_then(|device| device.store().spaces().next()?.id_keys.clone());
     let Some(keys) = keys else { return vec![] };
     let mut lines = vec![];
+    let unshowable = Unshowable::of(runner, at, replica);
     let paths: BTreeSet<&String> = replica.shown.keys().chain(disk.keys()).collect();
     for path in paths {
         let found = disk.get(path).map(|shown| match shown {
@@ -268,7 +331,11 @@ fn unlike(runner: &Runner, at: usize, replica: &Replica, disk: &Tree) -> Vec<Str
             (None, None) => true,
             _ => false,
         };
-        if !same {
+        // What keeps its old name may also stand where something else is wanted.
+        let old_name = found
+            .as_ref()
+            .is_some_and(|found| unshowable.things.contains(&(found.0, found.1)));
+        if !same && !old_name && !unshowable.paths.contains(path) {
             lines.push(format!(
                 "{path}: the disk of d{at} has {}, its tree says {said:?}",
                 tell(runner, disk.get(path))

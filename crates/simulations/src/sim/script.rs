@@ -49,11 +49,19 @@ pub enum DiskKind {
     /// As on a stick: no exchange, birth times, modes, links; times of two seconds; names in any
     /// case.
     Fat,
+    /// One of each, in turn.
+    Mixed,
 }
 
 impl DiskKind {
-    pub(crate) fn abilities(self) -> Abilities {
+    /// What the disk of a device can do.
+    pub(crate) fn abilities(self, device: usize) -> Abilities {
         match self {
+            Self::Mixed => match device % 3 {
+                0 => Self::Ext4.abilities(device),
+                1 => Self::Fat.abilities(device),
+                _ => Self::Plain.abilities(device),
+            },
             Self::Ext4 => Abilities::EXT4,
             Self::Plain => Abilities {
                 exchange: false,

@@ -38,6 +38,7 @@ fn problem() -> Problem {
     Problem {
         path: text("/a"),
         what: "is unreadable".into(),
+        in_the_way: true,
     }
 }
 
