@@ -831,14 +831,21 @@ impl Worktree {
         };
         // Nothing that was to come here is wanted any more.
         let mut freed = false;
+        let mut wanting = vec![];
         for entry in &listing.entries {
             if super::is_transfer_temp(&entry.name) {
-                self.transfers.forget_name(&entry.name);
+                if let Some(content) = self.transfers.forget_name(&entry.name)
+                    && let Some(waiting) = self.waiting.get(&content)
+                {
+                    // Others want it at another place, and begin anew.
+                    wanting.extend(waiting.nodes.iter().copied());
+                }
                 if let Ok(path) = place.path.join(&entry.name) {
                     freed |= self.disk.unlink(&path).is_ok();
                 }
             }
         }
+        self.mark(wanting);
         if freed {
             self.stalled.insert(item.step.node(), now.ms);
             return;

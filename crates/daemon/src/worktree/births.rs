@@ -149,11 +149,26 @@ impl Worktree {
                 Met::Bound(read, shown.row)
             }
             // In normal use nobody has chosen one of the two: their contents stand side by side.
-            (Some(_), Some(read)) if !self.is_binding(path) => Met::Beside {
-                read: Some(read),
-                one: true,
-            },
+            (Some(_), Some(read))
+                if !self.is_binding(path) && !self.bind_later.contains_key(&node) =>
+            {
+                Met::Beside {
+                    read: Some(read),
+                    one: true,
+                }
+            }
+            (Some(shown), Some(_))
+                if shown.content.inline.is_none()
+                    && self.bind_later.get(&node).and_then(|(_, held)| *held)
+                        != Some(shown.content.id) =>
+            {
+                // What nobody may ever have again must not be said to be the newest.
+                let unheld = || (path.clone(), None);
+                self.bind_later.entry(node).or_insert_with(unheld);
+                return Ok(());
+            }
             (Some(shown), Some(read)) => {
+                self.bind_later.remove(&node);
                 // A first join. Its own content, then the pac's again: kept in history, listed
                 // once.
                 let own = self.write_content(b, node, &read)?;

@@ -62,7 +62,7 @@ impl Kept {
         self.fetches.is_empty()
     }
 
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.fetches.len() >= FETCHES_MAX
     }
 
@@ -191,7 +191,7 @@ impl Worktree {
             .is_ok_and(|free| wanted <= free / FREE_PART)
     }
 
-    fn begin_keeping(&mut self, content: &Content) {
+    pub(super) fn begin_keeping(&mut self, content: &Content) {
         if content.size > SMALL_MAX {
             self.transfers.kept.begin(content);
         } else {

@@ -176,6 +176,9 @@ pub struct Worktree {
     displaced: displaced::Asides,
     /// Temporary files that may be somewhere: name → number of the note.
     strays: BTreeMap<Vec<u8>, u64>,
+    /// Nodes that a first join has met with another content: where, and which of the pac's
+    /// contents is here. Not over a restart: then the two stand side by side.
+    bind_later: BTreeMap<NodeId, (RelPath, Option<ContentId>)>,
     /// Those of them that could not be removed.
     stuck: BTreeSet<Vec<u8>>,
     /// Paths never to touch: the daemon's own home, as (device, inode).

@@ -61,6 +61,9 @@ impl Worktree {
         if rep != node {
             // It is the other's to be shown now.
             self.faults.clear_node(&node);
+            if let Some((path, _)) = self.bind_later.remove(&node) {
+                self.queue.deep(path, b.now.ms);
+            }
             match self.rebind(b, node, rep)? {
                 Rebound::Done => {}
                 Rebound::InTheWay => return self.plan_removal(b, node),
@@ -95,7 +98,7 @@ impl Worktree {
             Wanted::Nowhere => None,
             Wanted::After(above) => {
                 if above.iter().any(|dir| self.faults.is_unshowable(dir)) {
-                    return self.beneath_unshowable(b, packs, &state);
+                    return self.beneath_unshowable(b, packs, rng, state);
                 }
                 for dir in above {
                     if self.blocked_until(&dir).is_some_and(|at| at > b.now.ms) {
@@ -124,6 +127,13 @@ impl Worktree {
                 }
             }
         };
+        if let Some((path, _)) = self.bind_later.get(&node)
+            && wanted.as_ref().is_none_or(|place| place.path != *path)
+        {
+            // What stands there is bound to nothing any more.
+            self.queue.deep(path.clone(), b.now.ms);
+            self.bind_later.remove(&node);
+        }
         let current = b.index.entry_of(&node)?;
         match (current, wanted) {
             (None, None) => Ok(Plan::Done),
@@ -293,6 +303,11 @@ impl Worktree {
                 self.queue.deep(place.path.clone(), b.now.ms);
                 return Ok(Plan::Done);
             }
+            if self.bind_later.contains_key(&node)
+                && let Some(shown) = &state.content
+            {
+                return self.plan_binding(b, packs, node, &shown.content, &place);
+            }
             // Something that was not seen yet: taken in first, never overwritten.
             return Ok(self.after_look(node, place.path, super::SETTLE_MS, b.now));
         }
@@ -304,6 +319,32 @@ impl Worktree {
             return Ok(plan);
         }
         self.plan_put(b, packs, rng, node, state, place, None)
+    }
+
+    /// A first join met another content than the pac's: the two are bound once the pac's is here.
+    fn plan_binding(
+        &mut self,
+        b: &mut Batch<'_>,
+        packs: &PackStore,
+        node: NodeId,
+        content: &Content,
+        place: &Place,
+    ) -> Result<Plan, StoreError> {
+        if self.want_kept(b, packs, &node, content)? {
+            self.bind_later
+                .insert(node, (place.path.clone(), Some(content.id)));
+            return Ok(self.after_look(node, place.path.clone(), super::SETTLE_MS, b.now));
+        }
+        if !self.is_fetching(&content.id) && !self.transfers.kept.is_full() {
+            if self.disk.free_space().is_ok_and(|free| free < content.size) {
+                let what = "the disk is full: make room; it goes on by itself";
+                self.node_fault(&place.path, node, what.into(), b.now);
+                return Ok(Plan::Wait);
+            }
+            self.begin_keeping(content);
+        }
+        self.stalled.insert(node, b.now.ms + super::RETRY_MS);
+        Ok(Plan::Wait)
     }
 
     /// What lies beneath a directory may have come while it was not rendered.
@@ -832,8 +873,21 @@ impl Worktree {
         let may_end = why == Unshowable::Taken;
         self.faults
             .note_unshowable(wanted, node, what, may_end, b.now);
+        self.update_where_it_is(b, packs, rng, state, from, entry)
+    }
+
+    fn update_where_it_is(
+        &mut self,
+        b: &mut Batch<'_>,
+        packs: &PackStore,
+        rng: &mut dyn Entropy,
+        state: NodeState,
+        at: Place,
+        entry: Entry,
+    ) -> Result<Plan, StoreError> {
+        let node = state.id;
         Ok(
-            match self.plan_update(b, packs, rng, node, state, from, entry)? {
+            match self.plan_update(b, packs, rng, node, state, at, entry)? {
                 Plan::Done => Plan::Wait,
                 plan => plan,
             },
@@ -844,9 +898,18 @@ impl Worktree {
         &mut self,
         b: &mut Batch<'_>,
         packs: &PackStore,
-        state: &NodeState,
+        rng: &mut dyn Entropy,
+        state: NodeState,
     ) -> Result<Plan, StoreError> {
-        if self.is_kept_unshown(b, packs, state)? {
+        if let Some((parent, name, entry)) = b.index.entry_of(&state.id)?
+            && let Some(dir) = path_of(&b.index, &parent)?
+            && let Ok(path) = dir.join(&name)
+        {
+            let at = Place { parent, name, path };
+            self.faults.note_beneath(state.id);
+            return self.update_where_it_is(b, packs, rng, state, at, entry);
+        }
+        if self.is_kept_unshown(b, packs, &state)? {
             self.faults.note_beneath(state.id);
         } else {
             self.stalled.insert(state.id, b.now.ms + super::RETRY_MS);

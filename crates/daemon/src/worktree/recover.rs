@@ -140,6 +140,7 @@ impl Worktree {
             breaker: Default::default(),
             displaced: Default::default(),
             strays: Default::default(),
+            bind_later: Default::default(),
             stuck: Default::default(),
             own_home,
             offsets: Default::default(),

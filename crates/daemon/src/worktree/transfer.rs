@@ -270,8 +270,13 @@ impl Transfers {
         self.big.remove(content)
     }
 
-    pub(super) fn forget_name(&mut self, name: &[u8]) {
-        self.big.retain(|_, transfer| transfer.record.name != name);
+    /// Forgets the transfer that has this temporary file; returns its content.
+    pub(super) fn forget_name(&mut self, name: &[u8]) -> Option<ContentId> {
+        let mut big = self.big.iter();
+        let (content, _) = big.find(|(_, transfer)| transfer.record.name == name)?;
+        let content = *content;
+        self.big.remove(&content);
+        Some(content)
     }
 
     pub(super) fn contents(&self) -> impl Iterator<Item = &ContentId> {
