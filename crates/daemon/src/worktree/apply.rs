@@ -523,6 +523,14 @@ impl Worktree {
         }
     }
 
+    fn is_as_written(&self, item: &Begun) -> bool {
+        let (Ok(Some(stat)), Some(written)) = (self.disk.stat(&item.temp), item.written) else {
+            return false;
+        };
+        let seen = stat.identity;
+        seen.ino == written.ino && seen.size == written.size && seen.mtime_ns == written.mtime_ns
+    }
+
     fn is_dir(&self, path: &RelPath) -> bool {
         matches!(self.disk.stat(path), Ok(Some(stat)) if stat.kind == crate::disk::FileKind::Dir)
     }
@@ -555,11 +563,19 @@ impl Worktree {
                 Ok(()) => {
                     // Somebody may have put a directory there in this moment: it goes back, at
                     // once or when what was put aside is looked at.
-                    if self.is_dir(&item.temp)
-                        && (self.disk.exchange(&item.temp, path).is_ok()
-                            || self.disk.rename_noreplace(&item.temp, path).is_ok())
-                    {
-                        return Err(in_the_way(path));
+                    if self.is_dir(&item.temp) {
+                        let error = in_the_way(path);
+                        if self.disk.exchange(&item.temp, path).is_ok() {
+                            if self.is_as_written(item) {
+                                return Err(error);
+                            }
+                            // And somebody saved over what had just come to the path.
+                            let displaced = displaced(cx, put.node, old, &item.temp, &put.place);
+                            return Ok(Outcome::Failed { displaced, error });
+                        }
+                        if self.disk.rename_noreplace(&item.temp, path).is_ok() {
+                            return Err(error);
+                        }
                     }
                     aside = Some(item.temp.clone());
                 }
@@ -802,12 +818,18 @@ impl Worktree {
 
     /// The temporary file of a put that failed: a transfer keeps it, others write it anew.
     fn take_back(&mut self, now: super::Now, put: &Put, item: &Begun) {
+        let name = item.temp.name().unwrap_or_default();
+        if self.displaced.has_name(name) {
+            // What is under its name is not the put's.
+            return;
+        }
         if matches!(put.source, Source::Transfer) {
             let _ = self.disk.rename_noreplace(&item.temp, &item.unfinished);
             return;
         }
         let gone = [&item.temp, &item.unfinished].map(|temp| self.disk.unlink(temp));
-        let moved = gone.iter().all(Result::is_err) && item.written.is_some();
+        let made = item.written.is_some() || put.kind == Kind::Symlink;
+        let moved = gone.iter().all(Result::is_err) && made;
         let stays = gone
             .iter()
             .flat_map(|r| r.as_ref().err())

@@ -233,7 +233,7 @@ impl Worktree {
         self.vacated.remove(&(from, old_name.clone()));
         b.index.remove(&from, &old_name)?;
         b.put(&parent, name.as_bytes(), &entry)?;
-        self.place_is_free();
+        self.has_left(b, &from)?;
         Ok(true)
     }
 
@@ -346,12 +346,18 @@ impl Worktree {
             }
         }
         b.dirty = true;
-        self.place_is_free();
-        if b.tree.node(parent)?.is_some_and(|dir| dir.dead) {
-            // It may have been the last that the removal of its directory waits for.
-            b.marks.push(*parent);
-        }
+        self.has_left(b, parent)?;
         forget_tree(&mut b.index, parent, name)
+    }
+
+    /// Something has gone from a directory: others may come to its place, and if it was the last
+    /// that the directory's removal waits for, that is next.
+    pub(super) fn has_left(&mut self, b: &mut Batch<'_>, dir: &NodeId) -> Result<(), StoreError> {
+        self.place_is_free();
+        if b.tree.node(dir)?.is_some_and(|dir| dir.dead) {
+            b.marks.push(*dir);
+        }
+        Ok(())
     }
 
     pub(super) fn read_entry(

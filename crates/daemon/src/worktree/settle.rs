@@ -166,7 +166,7 @@ impl Worktree {
             self.queue.deep(old, b.now.ms);
         }
         b.index.remove(&from.parent, &from.name)?;
-        self.place_is_free();
+        self.has_left(b, &from.parent)?;
         let mut entry = from.entry;
         follow(&mut entry, stat);
         b.put(&parent, name.as_bytes(), &entry)?;

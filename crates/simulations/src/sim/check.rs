@@ -311,16 +311,41 @@ fn unlike(runner: &Runner, at: usize, replica: &Replica, disk: &Tree) -> Vec<Str
         .and_then(|device| device.store().spaces().next()?.id_keys.clone());
     let Some(keys) = keys else { return vec![] };
     let mut lines = vec![];
-    let unshowable = Unshowable::of(runner, at, replica);
+    let mut unshowable = Unshowable::of(runner, at, replica);
+    let found: BTreeMap<&String, (Kind, Option<ContentId>, Option<u16>)> = disk
+        .iter()
+        .map(|(path, shown)| {
+            let found = match shown {
+                Shown::Dir(mode) => (Kind::Dir, None, Some(*mode)),
+                Shown::File(mode, _, bytes) => {
+                    (Kind::File, Some(keys.content_id(bytes)), Some(*mode))
+                }
+                Shown::Symlink(target) => (Kind::Symlink, Some(keys.content_id(target)), None),
+            };
+            (path, found)
+        })
+        .collect();
+    // What keeps its old name may stand where something else is wanted, which then keeps its own.
+    loop {
+        let before = unshowable.things.len();
+        for (path, (kind, content, _)) in &replica.shown {
+            let keeps_it = |(kind, content, _): &(Kind, Option<ContentId>, Option<u16>)| {
+                unshowable.things.contains(&(*kind, *content))
+            };
+            if found.get(path).is_some_and(keeps_it) {
+                unshowable.things.insert((*kind, *content));
+            }
+        }
+        if unshowable.things.len() == before {
+            break;
+        }
+    }
     let paths: BTreeSet<&String> = replica.shown.keys().chain(disk.keys()).collect();
-    for path in paths {
-        let found = disk.get(path).map(|shown| match shown {
-            Shown::Dir(mode) => (Kind::Dir, None, Some(*mode)),
-            Shown::File(mode, _, bytes) => (Kind::File, Some(keys.content_id(bytes)), Some(*mode)),
-            Shown::Symlink(target) => (Kind::Symlink, Some(keys.content_id(target)), None),
-        });
+    let mut old_names: Vec<&String> = vec![];
+    for path in paths.into_iter().rev() {
+        let found = found.get(path);
         let said = replica.shown.get(path).copied();
-        let same = match (&said, &found) {
+        let same = match (&said, found) {
             (Some(said), Some(found)) => {
                 said.0 == found.0
                     && said.1 == found.1
@@ -331,18 +356,26 @@ fn unlike(runner: &Runner, at: usize, replica: &Replica, disk: &Tree) -> Vec<Str
             (None, None) => true,
             _ => false,
         };
-        // What keeps its old name may also stand where something else is wanted.
-        let old_name = found
-            .as_ref()
-            .is_some_and(|found| unshowable.things.contains(&(found.0, found.1)));
-        if !same && !old_name && !unshowable.paths.contains(path) {
-            lines.push(format!(
-                "{path}: the disk of d{at} has {}, its tree says {said:?}",
-                tell(runner, disk.get(path))
-            ));
+        if same || unshowable.paths.contains(path) {
+            continue;
         }
+        let keeps_it = found.is_some_and(|found| unshowable.things.contains(&(found.0, found.1)));
+        // Nor does a directory go as long as something in it cannot.
+        let is_around = |old: &&String| old.strip_prefix(path.as_str()).is_some_and(is_beneath);
+        if keeps_it || (said.is_none() && old_names.iter().any(is_around)) {
+            old_names.push(path);
+            continue;
+        }
+        lines.push(format!(
+            "{path}: the disk of d{at} has {}, its tree says {said:?}",
+            tell(runner, disk.get(path))
+        ));
     }
     lines
+}
+
+fn is_beneath(rest: &str) -> bool {
+    rest.starts_with('/')
 }
 
 /// How long after an edit a device may not know of it: a file that is left open, and lost events.
