@@ -101,6 +101,7 @@ pub(crate) fn found(
     show: impl FnOnce(&[&str]) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
     let options = options.for_new_device()?;
+    check_address(&options)?;
     let lock = Home::at(home).lock().map_err(from_home)?;
     let founding = Founding::begin(&lock, &options, now_ms(), &mut OsRng).map_err(from_home)?;
     let phrase = founding.phrase().reveal();
@@ -151,6 +152,7 @@ pub(crate) fn join<A: Future<Output = bool>>(
     })?;
     let home = Home::at(home);
     check_can_join(&home, &options).map_err(from_home)?;
+    check_address(&options)?;
     let lock = home.lock().map_err(from_home)?;
     let keys = DeviceKeys::generate(&mut OsRng);
     let joining = Joining {
@@ -198,15 +200,25 @@ fn check_can_join(home: &Home, options: &FoundOptions) -> Result<(), HomeError> 
     }
 }
 
+/// Finds out that an address is taken while nothing is made yet.
+fn check_address(options: &FoundOptions) -> Result<(), CliError> {
+    match options.listen.map(net::try_bind) {
+        Some(Err(error)) => Err(from_daemon(&error.into())),
+        _ => Ok(()),
+    }
+}
+
 /// Runs the daemon until it is told to stop. `ready` is called once it serves its socket.
 pub(crate) fn run_daemon(home: &Path, ready: Box<dyn FnOnce() + Send>) -> Result<(), CliError> {
-    pacsync_daemon::run::run(&Home::at(home), ready).map_err(|error| {
-        let told = CommandError::failed(chain(&error));
-        match error.hint() {
-            Some(hint) => told.with_hint(hint).into(),
-            None => told.into(),
-        }
-    })
+    pacsync_daemon::run::run(&Home::at(home), ready).map_err(|error| from_daemon(&error))
+}
+
+fn from_daemon(error: &pacsync_daemon::run::DaemonError) -> CliError {
+    let told = CommandError::failed(chain(error));
+    match error.hint() {
+        Some(hint) => told.with_hint(hint).into(),
+        None => told.into(),
+    }
 }
 
 /// For display only.

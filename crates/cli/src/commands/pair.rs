@@ -3,10 +3,14 @@
 mod host;
 mod join;
 
+use std::io::{BufRead as _, IsTerminal as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
+
 use clap::Args;
 use pacsync_daemon::control::CommandError;
-use pacsync_daemon::control::api::role_word;
+use pacsync_daemon::control::api::{Status, role_word};
 use pacsync_protocol::grant::Role;
+use rustix::event::{PollFd, PollFlags};
 use tokio::sync::oneshot;
 
 use super::Context;
@@ -58,13 +62,45 @@ pub(crate) fn pair(context: &Context, args: &PairArgs) -> Result<(), CliError> {
     };
     let options = args.start.options()?;
     match &args.code {
-        Some(code) => join::join(context, code, args.addr.clone(), &options, asking),
+        Some(code) => {
+            check_asking(asking)?;
+            join::join(context, code, args.addr.clone(), &options, asking)
+        }
         None => {
             check_host(args.role.unwrap_or(Role::Member), asking, &options)?;
+            // Without a daemon that is what is wrong.
+            super::wait_for(context.client.get::<Status>("/v1/status"))?;
+            check_asking(asking)?;
             let role = args.role.unwrap_or(Role::Member);
             super::wait_for(host::host(context, role, asking))
         }
     }
+}
+
+fn check_asking(asking: Asking) -> Result<(), CommandError> {
+    if asking == Asking::Ask && is_at_end(std::io::stdin().as_fd()) {
+        return Err(
+            CommandError::usage("standard input is at its end: nobody can answer")
+                .with_hint("run it in a terminal, or with --yes; no code was made or used up"),
+        );
+    }
+    Ok(())
+}
+
+/// Whether nothing can come from a file or pipe any more. False where that takes waiting to find
+/// out, and for what has something to read.
+fn is_at_end(input: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(input, PollFlags::IN)];
+    let at_once = rustix::event::Timespec::default();
+    if !matches!(rustix::event::poll(&mut fds, Some(&at_once)), Ok(1)) {
+        return false;
+    }
+    let [fd] = &fds;
+    if !fd.revents().contains(PollFlags::IN) {
+        return fd.revents().contains(PollFlags::HUP);
+    }
+    // Reads into the buffer that the answer is read from later.
+    !input.is_terminal() && matches!(std::io::stdin().lock().fill_buf(), Ok([]))
 }
 
 fn check_host(role: Role, asking: Asking, options: &StartOptions) -> Result<(), CommandError> {

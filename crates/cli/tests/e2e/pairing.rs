@@ -184,8 +184,7 @@ fn an_admin_is_made_by_a_person_and_lets_others_in() {
 fn a_no_lets_nobody_in() {
     let a = Device::founded_whole("a");
     let b = Device::new("b");
-    // Nothing to read is a no.
-    let hosting = Hosting::start(a.command().args(["pair", "--json"]));
+    let hosting = Hosting::start_answering(a.command().args(["pair", "--json"]), "n\n");
     let (code, address) = (hosting.code(), a.address());
     let error = b.fails(1, b.join_args(&code, address));
     assert!(error["hint"].is_string(), "{error}");
@@ -204,8 +203,12 @@ fn a_no_lets_nobody_in() {
     let hosting = a.host();
     let mut args = b.join_args(&hosting.code(), address);
     args.retain(|arg| arg != "--yes");
-    let error = b.fails(1, args);
-    assert!(error["hint"].is_string(), "{error}");
+    let mut joining = b.command();
+    joining.args(args).arg("--json");
+    let joining = Hosting::start_answering_unread(&mut joining, "n\n");
+    let output = joining.wait_with_output().expect("ends");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(json(&output)["error"]["hint"].is_string(), "{output:?}");
     assert_eq!(hosting.finish().0, Some(1));
     assert!(!b.home.join("pac").exists());
 }
@@ -274,4 +277,20 @@ fn the_code_reaches_people_too() {
     assert_eq!(child.wait().expect("ends").code(), Some(0));
     let output = b.cli(["status", "--json"]);
     assert_eq!(json_lines(&output), [json(&output)]);
+}
+
+#[test]
+fn nobody_to_answer_uses_up_no_code() {
+    let a = Device::founded_whole("a");
+    let b = Device::new("b");
+    // Tests run commands with an empty standard input.
+    let error = a.fails(2, ["pair"]);
+    assert!(error["hint"].is_string(), "{error}");
+    let hosting = a.host();
+    let args = b.join_args(&hosting.code(), a.address());
+    let unasked = args.iter().filter(|arg| *arg != "--yes");
+    let error = b.fails(2, unasked.clone());
+    assert!(error["hint"].is_string(), "{error}");
+    b.join(&hosting.code(), a.address());
+    assert_eq!(hosting.finish().0, Some(0));
 }

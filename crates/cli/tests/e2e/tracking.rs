@@ -213,6 +213,14 @@ fn paths_outside_and_missing_ones_are_refused() {
     assert!(error["hint"].is_string(), "{error}");
     let error = a.fails(1, ["ls", a.root.join("x").to_str().expect("text")]);
     assert!(error["hint"].is_string(), "{error}");
+    // Nor what was never there, beneath something that is tracked.
+    write(a.root.join("dir/file"), "x");
+    a.ok(["add", a.root.join("dir").to_str().expect("text")]);
+    let nothing = a.root.join("dir/nothing");
+    let error = a.fails(1, ["forget", nothing.to_str().expect("text")]);
+    let message = error["message"].as_str().expect("text");
+    assert!(message.contains("nothing"), "{error}");
+    a.ok(["forget", a.root.join("dir/file").to_str().expect("text")]);
 }
 
 #[test]

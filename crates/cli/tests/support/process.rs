@@ -100,11 +100,16 @@ impl Hosting {
 
     /// Starts the command and answers what it will ask.
     pub fn start_answering(command: &mut Command, answer: &str) -> Self {
+        let child = Self::start_answering_unread(command, answer);
+        Self::read_first(child).unwrap_or_else(|told| panic!("no code: {told}"))
+    }
+
+    /// The same of a command that shows no code.
+    pub fn start_answering_unread(command: &mut Command, answer: &str) -> Child {
         let mut child = Self::spawn(command.stdin(Stdio::piped()));
         let mut stdin = child.stdin.take().expect("piped");
         stdin.write_all(answer.as_bytes()).expect("writes");
-        drop(stdin);
-        Self::read_first(child).unwrap_or_else(|told| panic!("no code: {told}"))
+        child
     }
 
     fn spawn(command: &mut Command) -> Child {

@@ -347,6 +347,13 @@ impl Device {
                         .with_hint("`pacsync ls` shows what is"),
                 );
             }
+            let named = tracking.entries().any(|(entry, _)| entry == rest);
+            if !named && std::fs::symlink_metadata(path).is_err() && self.lookup(rest).is_none() {
+                return Err(
+                    CommandError::failed(format!("{} is not there", path.display()))
+                        .with_hint("`pacsync ls` shows what is tracked; nothing was changed"),
+                );
+            }
         }
         self.set_tracked(&rests, false, now)
             .map_err(|e| store_error(&e))?;

@@ -30,4 +30,5 @@ pub use event::{
 };
 pub use frame::{FrameError, FrameReader, write_frame};
 pub use pairing::{PairingClient, PairingSlot, connect_pairing, exporter};
+pub use socket::try_bind;
 pub use tls::TlsError;

@@ -21,6 +21,14 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Three keep-alives may go missing.
 const IDLE_TIMEOUT_MS: u32 = 50_000;
 
+/// Finds out whether an address can be listened on, and lets go of it at once.
+///
+/// # Errors
+/// [`NetError::AddressInUse`], [`NetError::Bind`].
+pub fn try_bind(listen: SocketAddr) -> Result<(), NetError> {
+    bind(Some(listen)).map(drop)
+}
+
 /// Binds the socket: the given address, or else any port on all addresses, IPv6
 /// and IPv4 where the system has both.
 pub(super) fn bind(listen: Option<SocketAddr>) -> Result<UdpSocket, NetError> {
