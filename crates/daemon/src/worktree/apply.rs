@@ -769,16 +769,7 @@ impl Worktree {
         txn.commit()?;
         for content in finished {
             self.transfers.remove(&content);
-            let waiting: Vec<NodeId> = self
-                .waiting
-                .iter()
-                .filter(|(id, w)| {
-                    w.size > pacsync_protocol::content::SMALL_MAX
-                        && self.transfers.get(id).is_none()
-                })
-                .flat_map(|(_, w)| w.nodes.iter().copied())
-                .collect();
-            self.mark(waiting);
+            self.begin_others();
         }
         if !marks.is_empty() {
             self.place_is_free();

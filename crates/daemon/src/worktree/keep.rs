@@ -26,6 +26,8 @@ use super::{Context, VERIFY_MS, Waiting, Worktree};
 
 /// Most big contents that are under way to the packs.
 const FETCHES_MAX: usize = 256;
+/// Most of them together with those that no peer has.
+const FETCHES_KNOWN_MAX: usize = 4_096;
 /// Bytes that one step reads.
 const STEP_BYTES: u64 = 32 << 20;
 /// How long a content is left alone whose bytes were not what its manifests promised.
@@ -63,7 +65,13 @@ impl Kept {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.fetches.len() >= FETCHES_MAX
+        let active = self.fetches.values().filter(|fetch| fetch.is_active());
+        active.count() >= FETCHES_MAX || self.fetches.len() >= FETCHES_KNOWN_MAX
+    }
+
+    /// Nodes with versions that found no place.
+    pub(super) fn take_left_out(&mut self) -> BTreeSet<NodeId> {
+        std::mem::take(&mut self.left_out)
     }
 
     fn begin(&mut self, content: &Content) {
@@ -511,7 +519,7 @@ impl Worktree {
             }
             Checked::True => {
                 kept.remove(&content);
-                let left_out = std::mem::take(&mut kept.left_out);
+                let left_out = kept.take_left_out();
                 self.mark(left_out);
                 self.now_mergeable(&content);
             }
@@ -520,6 +528,7 @@ impl Worktree {
                 if let Some(fetch) = kept.fetches.get_mut(&content) {
                     fetch.begin_again(cx.now.ms + UNTRUE_MS);
                 }
+                self.transfers.disbelieve(&content, cx.now.ms);
                 let txn = cx.store.begin()?;
                 txn.index(self.no)?.forget_manifest_of(&content)?;
                 txn.commit_lazily()?;

@@ -662,6 +662,7 @@ impl Worktree {
             }
             Ok(_) => {
                 tracing::warn!(%content, "a transfer's bytes are not what its manifest promised");
+                self.transfers.disbelieve(content, b.now.ms);
                 self.restart_transfer(b, content)?;
                 Ok(false)
             }

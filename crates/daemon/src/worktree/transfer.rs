@@ -29,6 +29,10 @@ const CONTENTS_PER_REQUEST: usize = 256;
 const ARRIVED_MAX: usize = 2 << 20;
 /// Most big contents that are transferred at a time.
 const ACTIVE_MAX: usize = 4;
+/// Most of them together with those that no peer has: each holds a file open.
+const OPEN_MAX: usize = 128;
+/// How long a peer is not asked for a content again whose manifests it has made up.
+const DISBELIEF_MS: u64 = 600_000;
 /// Bytes of chunks in one request.
 const CHUNKS_BYTES: u64 = 2 << 20;
 /// Most chunks in one request.
@@ -91,6 +95,8 @@ pub(super) struct Fetch {
     state: State,
     here: u64,
     not_before_ms: u64,
+    /// A peer lacked it when it was asked last, and nothing has come since: others go before.
+    idle: bool,
 }
 
 impl Fetch {
@@ -100,7 +106,13 @@ impl Fetch {
             state: State::Top { asked: false },
             here: 0,
             not_before_ms: 0,
+            idle: false,
         }
+    }
+
+    /// False if it only waits for a peer that has it.
+    pub(super) fn is_active(&self) -> bool {
+        !self.idle
     }
 
     /// Bytes that are still to come.
@@ -213,6 +225,10 @@ pub(super) struct Transfers {
     /// passed over again and again.
     cursors: BTreeMap<DeviceId, ContentId>,
     lacks: Lacks,
+    /// Whose word the manifests of a content are.
+    manifests_by: BTreeMap<ContentId, DeviceId>,
+    /// Whose word they are not taken for, until when.
+    disbelieved: BTreeMap<(ContentId, DeviceId), u64>,
     /// Small contents that nobody is asked for before a time.
     put_off: BTreeMap<ContentId, u64>,
     /// Counts whatever may give a peer something to be asked for.
@@ -263,7 +279,16 @@ impl Transfers {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.big.len() >= ACTIVE_MAX
+        let active = self.big.values().filter(|t| t.fetch.is_active());
+        active.count() >= ACTIVE_MAX || self.big.len() >= OPEN_MAX
+    }
+
+    /// The bytes of a content are not what its manifests promise.
+    pub(super) fn disbelieve(&mut self, content: &ContentId, now_ms: u64) {
+        if let Some(peer) = self.manifests_by.remove(content) {
+            let until = now_ms.saturating_add(DISBELIEF_MS);
+            self.disbelieved.insert((*content, peer), until);
+        }
     }
 
     pub(super) fn remove(&mut self, content: &ContentId) -> Option<Transfer> {
@@ -377,14 +402,22 @@ impl Worktree {
 
     fn next_big_request(&mut self, peer: &DeviceId, now_ms: u64) -> Option<Request> {
         let Transfers {
-            big, kept, lacks, ..
+            big,
+            kept,
+            lacks,
+            disbelieved,
+            ..
         } = &mut self.transfers;
         let shown = big
             .iter_mut()
             .map(|(id, transfer)| (id, &mut transfer.fetch));
         shown
             .chain(kept.fetches_mut())
-            .filter(|(content, fetch)| fetch.not_before_ms <= now_ms && !lacks.has(peer, content))
+            .filter(|(content, fetch)| {
+                fetch.not_before_ms <= now_ms
+                    && !lacks.has(peer, content)
+                    && !disbelieved.contains_key(&(**content, *peer))
+            })
             .find_map(|(content, fetch)| fetch.next_request(content))
     }
 
@@ -403,12 +436,18 @@ impl Worktree {
         let mut packed = vec![];
         let mut bad = None;
         for (object, item) in items {
+            if let (ObjectId::Content(content), _) | (_, Wanted::Pieces { content, .. }) =
+                (&object, what)
+                && let Some(fetch) = self.transfers.fetch_mut(content)
+            {
+                fetch.idle = false;
+            }
             let taken = match (object, item, what) {
                 (ObjectId::Content(id), Item::Whole(bytes), _) => {
                     self.arrived_small(cx, id, bytes)?
                 }
                 (ObjectId::Content(id), Item::Manifest(bytes), _) => {
-                    self.arrived_top(cx, id, bytes)?
+                    self.arrived_top(cx, peer, id, bytes)?
                 }
                 (ObjectId::Manifest(id), Item::Whole(bytes), Wanted::Pieces { content, .. }) => {
                     self.arrived_sub(cx, content, id, bytes)?
@@ -460,6 +499,7 @@ impl Worktree {
     fn arrived_top(
         &mut self,
         cx: &mut Context<'_>,
+        peer: &DeviceId,
         id: ContentId,
         bytes: Vec<u8>,
     ) -> Result<bool, StoreError> {
@@ -473,6 +513,7 @@ impl Worktree {
             _ => return Ok(false),
         }
         fetch.state = State::Top { asked: true };
+        self.transfers.manifests_by.insert(id, *peer);
         let txn = cx.store.begin()?;
         {
             let mut index = txn.index(self.no)?;
@@ -549,6 +590,7 @@ impl Worktree {
                 // The manifests do not fit together: some peer made them up. Ask another.
                 tracing::warn!(%content, %error, "bad manifests");
                 fetch.begin_again(cx.now.ms + BAD_MANIFESTS_MS);
+                self.transfers.disbelieve(content, cx.now.ms);
                 return Ok(());
             }
         };
@@ -674,6 +716,37 @@ impl Worktree {
             }
         }
         self.not_asked(what, objects);
+        self.make_way(what, objects);
+    }
+
+    /// What nobody has keeps no place that others wait for.
+    fn make_way(&mut self, what: &Wanted, objects: &[ObjectId]) {
+        let mut any = false;
+        for object in objects {
+            if let (ObjectId::Content(content), _) | (_, Wanted::Pieces { content, .. }) =
+                (object, what)
+                && let Some(fetch) = self.transfers.fetch_mut(content)
+                && fetch.is_active()
+            {
+                fetch.idle = true;
+                any = true;
+            }
+        }
+        if any {
+            self.begin_others();
+        }
+    }
+
+    /// There is place for another big content.
+    pub(super) fn begin_others(&mut self) {
+        let not_begun = |(id, waiting): &(&ContentId, &Waiting)| {
+            waiting.size > SMALL_MAX && self.transfers.get(id).is_none()
+        };
+        // No more than may find place: each of them would be planned anew with every end.
+        let waiting = self.waiting.iter().filter(not_begun).take(2 * ACTIVE_MAX);
+        let mut nodes: Vec<NodeId> = waiting.flat_map(|(_, w)| w.nodes.iter().copied()).collect();
+        nodes.extend(self.transfers.kept.take_left_out());
+        self.mark(nodes);
     }
 
     /// What was asked for is not under way any more.
@@ -723,7 +796,8 @@ impl Worktree {
             .filter(|at| *at > 0);
         let put_off = self.transfers.put_off.values().copied();
         let lacks = self.transfers.lacks.next_due().into_iter();
-        lacks.chain(big).chain(put_off).min()
+        let disbelieved = self.transfers.disbelieved.values().copied();
+        lacks.chain(big).chain(put_off).chain(disbelieved).min()
     }
 
     /// Ends the waits that are over, so that they wake nobody.
@@ -733,7 +807,14 @@ impl Worktree {
             self.transfers.cursors.clear();
             self.transfers.nothing_for.clear();
             self.transfers.put_off.clear();
+            self.transfers.manifests_by.clear();
+            self.transfers.disbelieved.clear();
             return;
+        }
+        let disbelieved = self.transfers.disbelieved.len();
+        self.transfers.disbelieved.retain(|_, at| *at > now_ms);
+        if self.transfers.disbelieved.len() < disbelieved {
+            self.transfers.news += 1;
         }
         let put_off = self.transfers.put_off.len();
         self.transfers.put_off.retain(|_, at| *at > now_ms);

@@ -236,3 +236,87 @@ fn a_version_that_found_no_room_is_asked_for_again_later() {
         }
     }
 }
+
+/// Begins a transfer of a content that is said to be so long.
+fn begin(place: &mut Place, content: ContentId, size: u64) {
+    let name = format!("{}t-{content}", ".pacsync~").into_bytes();
+    let path = RelPath::from_bytes(&name).expect("a path");
+    let record = TransferRecord {
+        parent: NodeId::ROOT,
+        name,
+        size,
+        target: None,
+    };
+    let worktree = &mut place.worktree;
+    let file = worktree.disk.create(&path, 0o600).expect("creates");
+    let target = path.clone();
+    let transfers = &mut worktree.transfers;
+    transfers.begin(content, record, path, target, file);
+}
+
+#[test]
+fn what_nobody_has_keeps_nothing_else_from_coming() {
+    let peer = device(1);
+    let mut place = Place::waiting_for(0);
+    for number in 0..ACTIVE_MAX as u32 {
+        assert!(!place.worktree.transfers.is_full());
+        begin(&mut place, content(number), 1 << 20);
+    }
+    assert!(place.worktree.transfers.is_full());
+    // Another one waits for a place.
+    let node = NodeId::from_bytes([3; 16]);
+    let waiting = Waiting {
+        size: 1 << 20,
+        nodes: [node].into(),
+        for_packs: false,
+    };
+    place.worktree.waiting.insert(content(99), waiting);
+    let asked = place.ask(&peer, TIME.ms);
+    assert_eq!(ids(&asked).len(), ACTIVE_MAX);
+    assert!(!place.worktree.ready.contains(&node));
+    place.lacks_all(&peer, &asked, TIME.ms);
+    assert!(!place.worktree.transfers.is_full());
+    assert!(place.worktree.ready.contains(&node), "nobody begins it");
+    // They are asked for again all the same.
+    let due = place.worktree.next_request_due().expect("asks again");
+    assert_eq!(ids(&place.ask(&peer, due)).len(), ACTIVE_MAX);
+}
+
+#[test]
+fn whose_manifests_were_made_up_is_not_asked_for_that_content_again() {
+    let (liar, honest) = (device(1), device(2));
+    let mut place = Place::waiting_for(0);
+    let bytes: Vec<u8> = (0..300_000u32).map(|at| (at % 251) as u8).collect();
+    let mut source = bytes.as_slice();
+    let scanned =
+        pacsync_store::content::scan_content(&mut source, bytes.len() as u64, &place.worktree.keys);
+    let manifest = scanned.expect("reads").manifest.expect("is big").top.bytes;
+    let other = content(7);
+    begin(&mut place, other, bytes.len() as u64);
+    let now = TIME.ms;
+    let asked = place.ask(&liar, now);
+    assert_eq!(ids(&asked).len(), 1);
+    let mut cx = Context {
+        store: &mut place.store,
+        packs: &mut place.packs,
+        rng: &mut place.rng,
+        now: TIME,
+    };
+    let item = (ObjectId::Content(other), Item::Manifest(manifest));
+    let taken = place
+        .worktree
+        .arrived(&mut cx, &liar, &asked[0], vec![item]);
+    assert_eq!(taken.expect("stores"), Ok(()));
+    // All of it came, and is another content.
+    place.worktree.transfers.disbelieve(&other, now);
+    let fetch = place
+        .worktree
+        .transfers
+        .fetch_mut(&other)
+        .expect("is there");
+    fetch.begin_again(0);
+    assert!(place.ask(&liar, now).is_empty(), "asked again");
+    let later = place.worktree.next_request_due().expect("some day");
+    assert!(later >= now + DISBELIEF_MS);
+    assert_eq!(ids(&place.ask(&honest, now)).len(), 1);
+}
