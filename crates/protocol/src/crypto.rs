@@ -68,6 +68,8 @@ pub mod domain {
     pub const CHECKPOINT: &str = "pacsync v1 checkpoint";
     /// Subkey of an epoch key for parts of checkpoints.
     pub const CHECKPOINT_KEY: &str = "pacsync v1 checkpoint key";
+    /// Ids of epochs.
+    pub const EPOCH_ID: &str = "pacsync v1 epoch id";
     /// Subkey of an epoch key for nonces of such parts.
     pub const CHECKPOINT_NONCE_KEY: &str = "pacsync v1 checkpoint nonce key";
     /// Root over the rows of a checkpoint.

@@ -130,16 +130,21 @@ pub struct ParentKey {
 }
 
 impl EpochSecret {
+    /// The epoch's id: nobody can give another key for it. First 16 bytes of a hash over both keys.
+    pub fn id(&self) -> EpochId {
+        epoch_id(&self.key, &self.id_key)
+    }
+
     /// Seals the secret to each recipient.
     pub fn seal(
         &self,
         space: SpaceId,
-        epoch: EpochId,
         parents: Vec<EpochId>,
         recipients: impl IntoIterator<Item = SealingKey>,
         rng: &mut dyn Entropy,
     ) -> EpochRecord {
         let plain = Zeroizing::new(cbor::encode(self));
+        let epoch = self.id();
         let aad = epoch_aad(&space, &epoch);
         let boxes = recipients
             .into_iter()
@@ -173,10 +178,16 @@ impl EpochRecord {
         if mine.peek().is_none() {
             return Ok(None);
         }
-        // Anybody who may write records can add a box that does not open: one that does is enough.
+        // Anybody who may write records can add a box that does not open, or holds another key:
+        // one that does is enough.
         mine.find_map(|found| {
             let plain = key.open(&aad, &found.sealed).ok()?;
-            cbor::decode("epoch secret", &plain).ok()
+            let mut secret: EpochSecret = cbor::decode("epoch secret", &plain).ok()?;
+            let EpochSecret {
+                id_key, parents, ..
+            } = &mut secret;
+            parents.retain(|parent| epoch_id(&parent.key, id_key) == parent.epoch);
+            (secret.id() == self.epoch).then_some(secret)
         })
         .map(Some)
         .ok_or(DecodeError::Invalid {
@@ -188,6 +199,13 @@ impl EpochRecord {
         at_most("boxes of an epoch", self.boxes.len(), BOXES_MAX)?;
         at_most("parents of an epoch", self.parents.len(), PARENTS_MAX)
     }
+}
+
+fn epoch_id(key: &Key, id_key: &Key) -> EpochId {
+    let hash = crypto::hash(domain::EPOCH_ID, &[key.expose(), id_key.expose()]);
+    let mut id = [0; 16];
+    id.copy_from_slice(&hash[..16]);
+    EpochId::from_bytes(id)
 }
 
 fn epoch_aad(space: &SpaceId, epoch: &EpochId) -> Vec<u8> {
@@ -263,7 +281,7 @@ pub struct Roster {
     /// Every counted grant of a device, of which the member has one: what one of them allowed when
     /// a segment came must not depend on which came first.
     grants: BTreeMap<DeviceId, Vec<GrantClear>>,
-    epochs: BTreeMap<EpochId, EpochRecord>,
+    epochs: BTreeMap<(SpaceId, EpochId), EpochRecord>,
     placements: BTreeMap<(DeviceId, SpaceId), Placement>,
 }
 
@@ -309,10 +327,9 @@ impl Roster {
 
     /// Epoch records of a space.
     pub fn epochs(&self, space: &SpaceId) -> impl Iterator<Item = &EpochRecord> {
-        let space = *space;
-        self.epochs
-            .values()
-            .filter(move |record| record.space == space)
+        let (first, last) = ([0; 16], [0xff; 16]);
+        let range = (*space, EpochId::from_bytes(first))..=(*space, EpochId::from_bytes(last));
+        self.epochs.range(range).map(|(_, record)| record)
     }
 
     /// Epoch records of all spaces.
@@ -368,10 +385,6 @@ impl Roster {
             return Err(RosterError::NotAMember(*author));
         }
         let own_grants = next.grants.get(author).cloned().unwrap_or_default();
-        let not_authorised = |what| RosterError::NotAuthorised {
-            author: *author,
-            what,
-        };
         for entry in entries {
             match entry {
                 RosterEntry::Grant(_) => {}
@@ -385,12 +398,9 @@ impl Roster {
                         });
                     }
                     change.spaces.insert(record.space);
-                    let stands = next.epochs.get(&record.epoch);
-                    let before = stands.or_else(|| self.epochs.get(&record.epoch));
+                    let key = (record.space, record.epoch);
+                    let before = next.epochs.get(&key).or_else(|| self.epochs.get(&key));
                     let merged = match before {
-                        Some(before) if before.space != record.space => {
-                            return Err(not_authorised("an epoch of another space"));
-                        }
                         Some(before) => {
                             let mut merged = before.clone();
                             for new in &record.boxes {
@@ -402,7 +412,7 @@ impl Roster {
                         }
                         None => record.clone(),
                     };
-                    next.epochs.insert(record.epoch, merged);
+                    next.epochs.insert(key, merged);
                 }
                 RosterEntry::Placement(placement) => {
                     let key = (*author, placement.space);
@@ -570,13 +580,12 @@ mod tests {
         let grant = w.grant(&laptop, Role::Admin, 2, Scope::All, &root);
         roster.apply(&laptop.sign.id(), &[grant]).expect("applies");
         let space = SpaceId::from_bytes([1; 16]);
-        let epoch = EpochId::from_bytes([2; 16]);
         let secret = EpochSecret {
             key: Key::generate(&mut w.rng),
             id_key: Key::generate(&mut w.rng),
             parents: vec![],
         };
-        let record = secret.seal(space, epoch, vec![], roster.recipients(&space), &mut w.rng);
+        let record = secret.seal(space, vec![], roster.recipients(&space), &mut w.rng);
         let entry = RosterEntry::Epoch(record.clone());
         assert!(
             roster
@@ -598,6 +607,53 @@ mod tests {
     }
 
     #[test]
+    fn another_key_for_an_epoch_is_nobodys() {
+        let mut w = World::new();
+        let root = w.root.sign.clone();
+        let laptop = DeviceKeys::generate(&mut w.rng);
+        let (space, other) = (SpaceId::from_bytes([1; 16]), SpaceId::from_bytes([2; 16]));
+        let mut secret = || EpochSecret {
+            key: Key::generate(&mut w.rng),
+            id_key: Key::generate(&mut w.rng),
+            parents: vec![],
+        };
+        let (true_one, mut false_one) = (secret(), secret());
+        false_one.parents.push(ParentKey {
+            epoch: true_one.id(),
+            key: false_one.key.clone(),
+        });
+        let to = [laptop.unseal.public()];
+        let record = true_one.seal(space, vec![], to, &mut w.rng);
+        // A box that opens, with another key.
+        let aad = epoch_aad(&space, &record.epoch);
+        let plain = cbor::encode(&false_one);
+        let made_up = KeyBox {
+            recipient: to[0],
+            sealed: crypto::seal_to(&to[0], &aad, &plain, &mut w.rng).into(),
+        };
+        let mut both = record.clone();
+        both.boxes.insert(0, made_up.clone());
+        let opened = both.open(&laptop.unseal).expect("one is true");
+        assert_eq!(opened.expect("has a box").key, true_one.key);
+        both.boxes = vec![made_up];
+        assert!(both.open(&laptop.unseal).is_err());
+        // Nor as the key of a parent.
+        let later = false_one.seal(space, vec![record.epoch], to, &mut w.rng);
+        let opened = later.open(&laptop.unseal).expect("opens");
+        assert!(opened.expect("has a box").parents.is_empty());
+        // The id in another space is another epoch, whoever comes first.
+        let mut roster = Roster::new(w.founding.clone());
+        let grant = w.grant(&laptop, Role::Admin, 2, Scope::All, &root);
+        let mut elsewhere = record.clone();
+        elsewhere.space = other;
+        let entries = [elsewhere, record.clone()].map(RosterEntry::Epoch);
+        let author = laptop.sign.id();
+        roster.apply(&author, &[grant]).expect("applies");
+        roster.apply(&author, &entries).expect("both");
+        assert_eq!(roster.epochs(&space).collect::<Vec<_>>(), [&record]);
+    }
+
+    #[test]
     fn a_member_writes_keys_of_its_own_spaces_only() {
         let mut w = World::new();
         let root = w.root.sign.clone();
@@ -612,16 +668,15 @@ mod tests {
         roster
             .apply(&laptop.sign.id(), &[first, second])
             .expect("an admin enrols");
-        let mut epoch_of = |space, number| {
+        let mut epoch_of = |space| {
             let secret = EpochSecret {
                 key: Key::generate(&mut w.rng),
                 id_key: Key::generate(&mut w.rng),
                 parents: vec![],
             };
-            let epoch = EpochId::from_bytes([number; 16]);
-            RosterEntry::Epoch(secret.seal(space, epoch, vec![], [], &mut w.rng))
+            RosterEntry::Epoch(secret.seal(space, vec![], [], &mut w.rng))
         };
-        let (own, others) = (epoch_of(inside, 1), epoch_of(outside, 2));
+        let (own, others) = (epoch_of(inside), epoch_of(outside));
         let phone = phone.sign.id();
         roster.apply(&phone, &[own]).expect("its own space");
         let error = roster

@@ -10,7 +10,7 @@ use pacsync_protocol::crypto::{Key, random};
 use pacsync_protocol::pairing::{Peer as PairingPeer, Welcome};
 use pacsync_protocol::roster::{EpochSecret, Placement, RosterEntry};
 use pacsync_protocol::segment::Entry;
-use pacsync_protocol::{DeviceId, EpochId, SpaceId, VersionVector};
+use pacsync_protocol::{DeviceId, SpaceId, VersionVector};
 use pacsync_store::StoreError;
 use pacsync_store::documents::{Setting, Settings, profile_id, settings_id};
 use pacsync_store::index::{Attachment, IndexReader};
@@ -334,14 +334,13 @@ impl Device {
         }
         let root = self.free_root(at)?;
         let space = SpaceId::from_bytes(random(&mut *self.rng));
-        let epoch = EpochId::from_bytes(random(&mut *self.rng));
         let secret = EpochSecret {
             key: Key::generate(&mut *self.rng),
             id_key: Key::generate(&mut *self.rng),
             parents: vec![],
         };
         let recipients = self.store.roster().recipients(&space);
-        let record = secret.seal(space, epoch, vec![], recipients, &mut *self.rng);
+        let record = secret.seal(space, vec![], recipients, &mut *self.rng);
         let placement = Placement {
             space,
             attached: true,

@@ -119,13 +119,8 @@ pub fn enrol_entries(
             let Ok(Some(secret)) = record.open(&identity.keys.unseal) else {
                 continue;
             };
-            let record = secret.seal(
-                space,
-                record.epoch,
-                record.parents.clone(),
-                [peer.sealing],
-                rng,
-            );
+            let parents = record.parents.clone();
+            let record = secret.seal(space, parents, [peer.sealing], rng);
             entries.push(Entry::Roster(RosterEntry::Epoch(record)));
         }
     }
@@ -156,7 +151,7 @@ pub fn reseal_entries(roster: &Roster, identity: &Identity, rng: &mut dyn Entrop
         };
         let recipients = missing.into_iter().take(room);
         let parents = record.parents.clone();
-        let record = secret.seal(record.space, record.epoch, parents, recipients, rng);
+        let record = secret.seal(record.space, parents, recipients, rng);
         entries.push(Entry::Roster(RosterEntry::Epoch(record)));
     }
     entries

@@ -5,7 +5,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use minicbor::bytes::ByteArray;
-use pacsync_protocol::EpochId;
 use pacsync_protocol::SpaceId;
 use pacsync_protocol::crypto::{self, Entropy, Key, PublicKey};
 use pacsync_protocol::grant::{DEPTH_MAX, Grant, GrantClear, GrantPrivate, Rights, Role, Scope};
@@ -174,8 +173,7 @@ fn first_entries(
         parents: vec![],
     };
     let recipients = [keys.unseal.public(), founding.record().root_sealing];
-    let epoch = EpochId::from_bytes(crypto::random(rng));
-    let epoch = secret.seal(home, epoch, vec![], recipients, rng);
+    let epoch = secret.seal(home, vec![], recipients, rng);
     let placement = Placement {
         space: home,
         attached: true,

@@ -122,20 +122,27 @@ fn grant() -> Grant {
 }
 
 const SPACE: SpaceId = SpaceId::from_bytes([0x66; 16]);
-const EPOCH: EpochId = EpochId::from_bytes([0x77; 16]);
-const PARENT: EpochId = EpochId::from_bytes([0x78; 16]);
+
+fn parent() -> EpochId {
+    EpochSecret {
+        key: Key::from_bytes([0x8a; 32]),
+        id_key: Key::from_bytes([0x99; 32]),
+        parents: vec![],
+    }
+    .id()
+}
 
 fn epoch() -> EpochRecord {
     let secret = EpochSecret {
         key: Key::from_bytes([0x88; 32]),
         id_key: Key::from_bytes([0x99; 32]),
         parents: vec![ParentKey {
-            epoch: PARENT,
+            epoch: parent(),
             key: Key::from_bytes([0x8a; 32]),
         }],
     };
     let recipients = [device().public().sealing, root().1.unseal.public()];
-    secret.seal(SPACE, EPOCH, vec![PARENT], recipients, &mut rng(4))
+    secret.seal(SPACE, vec![parent()], recipients, &mut rng(4))
 }
 
 fn roster_made() -> Value {
@@ -153,7 +160,7 @@ fn roster_made() -> Value {
         "grant_purpose": "founder",
         "epoch": hex(cbor::encode(&RosterEntry::Epoch(epoch()))),
         "epoch_space": hex(SPACE.as_bytes()),
-        "epoch_id": hex(EPOCH.as_bytes()),
+        "epoch_id": hex(epoch().epoch.as_bytes()),
         "epoch_key": hex([0x88; 32]),
         "epoch_id_key": hex([0x99; 32]),
         "placement": hex(cbor::encode(&RosterEntry::Placement(placement))),
@@ -202,6 +209,9 @@ fn roster_entries_are_those_of_the_page() {
         let secret: EpochSecret = cbor::decode_canonical("secret", &plain).expect("reads");
         assert_eq!(*secret.key.expose(), array(&v, "epoch_key"));
         assert_eq!(*secret.id_key.expose(), array(&v, "epoch_id_key"));
+        let keys = [bytes(&v, "epoch_key"), bytes(&v, "epoch_id_key")].concat();
+        let id = h("pacsync v1 epoch id", &keys);
+        assert_eq!(id[..16], bytes(&v, "epoch_id"));
     }
 
     let mut roster = Roster::new(founding());

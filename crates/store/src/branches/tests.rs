@@ -85,6 +85,13 @@ fn forked(seed: u64) -> Pac {
     }
     let copy = clone_of_first(&mut pac, 2);
     let hears = if pac.below(2) == 0 { 0 } else { copy };
+    // A setting that is as it was is not written.
+    let before = pac.state(0).held;
+    for side in [0, copy] {
+        while pac.state(side).held == before {
+            pac.write(side);
+        }
+    }
     for _ in 0..1 + pac.below(4) {
         pac.write(0);
         pac.write(copy);

@@ -10,7 +10,7 @@ use pacsync_protocol::identity::{DeviceKeys, FoundingRecord, Phrase, VerifiedFou
 use pacsync_protocol::roster::{EpochSecret, RosterEntry, RosterKeys};
 use pacsync_protocol::row::{At as Placed, Content, Keys, Kind, Life, Name, Row};
 use pacsync_protocol::segment::{Entry, SignedSegment};
-use pacsync_protocol::{ContentId, EpochId, NodeId, SpaceId, VersionVector};
+use pacsync_protocol::{ContentId, NodeId, SpaceId, VersionVector};
 use proptest::prelude::*;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -72,8 +72,7 @@ impl Pac {
             parents: vec![],
         };
         let recipients = devices.iter().map(|device| device.unseal.public());
-        let epoch = EpochId::from_bytes(crypto::random(&mut rng));
-        let epoch = secret.seal(SPACE, epoch, vec![], recipients, &mut rng);
+        let epoch = secret.seal(SPACE, vec![], recipients, &mut rng);
         entries.push(Entry::Roster(RosterEntry::Epoch(epoch)));
         let mut pac = Self {
             stores: vec![],
