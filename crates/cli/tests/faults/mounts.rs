@@ -164,3 +164,47 @@ fn a_file_system_beneath_the_root_that_goes_deletes_nothing() {
     pair.converge();
     assert_same(&pair.a.root, &pair.b.root);
 }
+
+/// It has the device number of the root, and its inodes are not others either.
+#[test]
+fn a_part_of_the_same_file_system_that_is_mounted_and_goes_deletes_nothing() {
+    // What can mount one can bind.
+    if !has(Need::Tmpfs) {
+        return;
+    }
+    let pair = Pair::new();
+    let elsewhere = pair.outside().join("elsewhere");
+    fs::create_dir(&elsewhere).expect("makes it");
+    fs::write(elsewhere.join("one"), b"one").expect("writes");
+    fs::write(elsewhere.join("two"), b"two").expect("writes");
+    let photos = pair.a.root.join("photos");
+    fs::create_dir(&photos).expect("makes it");
+    let mount = Mount::bind(&elsewhere, &photos);
+    pair.a.ok(&["scan"]);
+    pair.converge();
+    let before = listing(&pair.b.root);
+    assert!(before.contains_key(std::path::Path::new("photos/one")));
+    // Both ways, and out of it: a rename over its edge is none.
+    fs::write(pair.b.root.join("photos/one"), b"edited").expect("writes");
+    fs::remove_file(pair.b.root.join("photos/two")).expect("removes");
+    pair.converge();
+    assert_eq!(fs::read(elsewhere.join("one")).expect("reads"), b"edited");
+    assert!(!elsewhere.join("two").exists());
+    let before = listing(&pair.b.root);
+    drop(mount);
+    let _ = pair.a.run(["scan"]);
+    let what = pair.a.problem_at(&photos);
+    assert!(what.contains("file system"), "{what}");
+    assert_eq!(listing(&pair.b.root), before);
+    // Also not by a start without it.
+    pair.a.down();
+    pair.a.up();
+    pair.a.problem_at(&photos);
+    let _ = pair.a.run(["scan"]);
+    assert_eq!(listing(&pair.b.root), before);
+    let _mount = Mount::bind(&elsewhere, &photos);
+    pair.a.ok(&["scan"]);
+    pair.a.no_problems();
+    pair.converge();
+    assert_same(&pair.a.root, &pair.b.root);
+}

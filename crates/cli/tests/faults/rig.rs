@@ -610,6 +610,16 @@ impl Mount {
         mount_command(&["-t", "tmpfs", "-o", &options, "tmpfs"], path).then_some(mount)
     }
 
+    /// Mounts a directory over another one, too.
+    pub(crate) fn bind(what: &Path, path: &Path) -> Self {
+        let mount = Self {
+            path: path.to_path_buf(),
+        };
+        let what = what.to_str().expect("text");
+        assert!(mount_command(&["--bind", what], path), "binds {what}");
+        mount
+    }
+
     /// Mounts it again with other options.
     pub(crate) fn remount(&self, options: &str) {
         let options = format!("remount,{options}");

@@ -14,21 +14,23 @@ use super::{DiskError, DiskFile, DiskOp, RelPath, Stat};
 pub(super) struct LinuxFile {
     fd: OwnedFd,
     path: RelPath,
+    root_mount: Option<u64>,
 }
 
 impl LinuxFile {
     /// Takes a handle that is open on a regular file; `path` is for errors.
-    pub(super) fn new(fd: OwnedFd, path: &RelPath) -> Self {
+    pub(super) fn new(fd: OwnedFd, path: &RelPath, root_mount: Option<u64>) -> Self {
         Self {
             fd,
             path: path.clone(),
+            root_mount,
         }
     }
 }
 
 impl DiskFile for LinuxFile {
     fn stat(&self) -> Result<Stat, DiskError> {
-        stat_open(self.fd.as_fd()).map_err(failed(DiskOp::Stat, &self.path))
+        stat_open(self.fd.as_fd(), self.root_mount).map_err(failed(DiskOp::Stat, &self.path))
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, DiskError> {

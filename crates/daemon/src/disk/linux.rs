@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::error::Cause;
 use super::file::{LinuxFile, change_mode, only_mtime};
-use super::metadata::{identify, raw_stat, stat_at, stat_of, stat_open};
+use super::metadata::{identify, mount_of, raw_stat, stat_at, stat_of, stat_open};
 use super::resolve::{self, DirFd, Refusal, Resolver};
 use super::watch::Watcher;
 use super::{
@@ -33,6 +33,8 @@ const OPEN: OFlags = OFlags::CLOEXEC
 /// [`Disk::root_identity`] tells. Needs Linux 4.11 and a mounted `/proc` for watches.
 pub struct LinuxDisk {
     root: OwnedFd,
+    /// The mount that the root is on.
+    root_mount: Option<u64>,
     place: PathBuf,
     resolver: Resolver,
     watcher: Option<Watcher>,
@@ -49,6 +51,7 @@ impl LinuxDisk {
         let root = resolve::open_root(&place).map_err(|errno| fail(errno.into()))?;
         Ok(Self {
             resolver: Resolver::detect(root.as_fd()),
+            root_mount: mount_of(root.as_fd()).map_err(|errno| fail(errno.into()))?,
             root,
             place,
             watcher: None,
@@ -121,7 +124,7 @@ impl LinuxDisk {
         let wrong_kind =
             |errno: Errno| DiskError::caused(op, path, Cause::WrongKind, io::Error::from(errno));
         // Merely opening a device can have effects, so look first.
-        let before = stat_at(dir.as_fd(), name).map_err(failed(op, path))?;
+        let before = stat_at(dir.as_fd(), name, self.root_mount).map_err(failed(op, path))?;
         if before.kind != FileKind::File {
             return Err(wrong_kind(Errno::INVAL));
         }
@@ -132,7 +135,7 @@ impl LinuxDisk {
             }
             other => other.map_err(failed(op, path))?,
         };
-        let file = LinuxFile::new(fd, path);
+        let file = LinuxFile::new(fd, path, self.root_mount);
         if file.stat()?.kind != FileKind::File {
             return Err(wrong_kind(Errno::INVAL));
         }
@@ -145,7 +148,7 @@ impl LinuxDisk {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OPEN;
         let fd = retry(|| rustix::fs::openat(&dir, name, flags, permissions(mode)))
             .map_err(failed(op, path))?;
-        Ok(LinuxFile::new(fd, path))
+        Ok(LinuxFile::new(fd, path, self.root_mount))
     }
 
     fn rename_with(
@@ -194,9 +197,9 @@ impl Disk for LinuxDisk {
     fn stat(&self, path: &RelPath) -> Result<Option<Stat>, DiskError> {
         let op = DiskOp::Stat;
         let found = match path.split_last() {
-            None => stat_open(self.root.as_fd()),
+            None => stat_open(self.root.as_fd(), None),
             Some((parent, name)) => match self.resolver.dir(self.root.as_fd(), parent) {
-                Ok(dir) => stat_at(dir.as_fd(), name),
+                Ok(dir) => stat_at(dir.as_fd(), name, self.root_mount),
                 Err(refusal) if refusal.cause == Cause::Os => Err(refusal.errno),
                 Err(refusal) => return Err(refused(op, path, refusal)),
             },
@@ -226,7 +229,7 @@ impl Disk for LinuxDisk {
                 listing.errors.push(DiskError::new(op, dir, source));
                 continue;
             };
-            match stat_at(fd.as_fd(), name) {
+            match stat_at(fd.as_fd(), name, self.root_mount) {
                 Ok(stat) => listing.entries.push(DirEntry {
                     name: name.to_vec(),
                     stat,
@@ -322,7 +325,7 @@ impl Disk for LinuxDisk {
         // A handle that only names the entry needs no right to read it.
         let fd = rustix::fs::openat(&dir, name, flags, Mode::empty()).map_err(failed(op, path))?;
         let raw = raw_stat(fd.as_fd()).map_err(failed(op, path))?;
-        if stat_of(&raw).kind == FileKind::Symlink {
+        if stat_of(&raw, None).kind == FileKind::Symlink {
             return Err(DiskError::caused(op, path, Cause::WrongKind, Errno::LOOP));
         }
         let kept = u32::from(raw.stx_mode) & 0o7000;

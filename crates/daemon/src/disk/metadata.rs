@@ -5,13 +5,24 @@ use std::os::fd::BorrowedFd;
 use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 
-use super::{DirIdentity, FileKind, Identity, Stat};
+use super::{DirIdentity, FileKind, Identity, OTHER_MOUNT, Stat};
 
-const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
+const WANTED: StatxFlags = StatxFlags::BASIC_STATS
+    .union(StatxFlags::BTIME)
+    .union(StatxFlags::MNT_ID);
 const ENTRY: AtFlags = AtFlags::SYMLINK_NOFOLLOW.union(AtFlags::NO_AUTOMOUNT);
 
+/// Number of a mount since the system started; kernels before 5.8 do not tell it.
+pub(super) fn mount_of(fd: BorrowedFd<'_>) -> Result<Option<u64>, Errno> {
+    Ok(mount_in(&raw_stat(fd)?))
+}
+
+fn mount_in(raw: &Statx) -> Option<u64> {
+    (raw.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(raw.stx_mnt_id)
+}
+
 pub(super) fn identify(fd: BorrowedFd<'_>) -> Result<DirIdentity, Errno> {
-    let identity = stat_open(fd)?.identity;
+    let identity = stat_open(fd, None)?.identity;
     Ok(DirIdentity {
         dev: identity.dev,
         ino: identity.ino,
@@ -21,19 +32,25 @@ pub(super) fn identify(fd: BorrowedFd<'_>) -> Result<DirIdentity, Errno> {
     })
 }
 
-pub(super) fn stat_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Stat, Errno> {
-    Ok(stat_of(&rustix::fs::statx(dir, name, ENTRY, WANTED)?))
+/// `root` is the mount of the root, as in all that follow.
+pub(super) fn stat_at(dir: BorrowedFd<'_>, name: &[u8], root: Option<u64>) -> Result<Stat, Errno> {
+    let raw = rustix::fs::statx(dir, name, ENTRY, WANTED)?;
+    Ok(stat_of(&raw, root))
 }
 
-pub(super) fn stat_open(fd: BorrowedFd<'_>) -> Result<Stat, Errno> {
-    Ok(stat_of(&raw_stat(fd)?))
+pub(super) fn stat_open(fd: BorrowedFd<'_>, root: Option<u64>) -> Result<Stat, Errno> {
+    Ok(stat_of(&raw_stat(fd)?, root))
 }
 
 pub(super) fn raw_stat(fd: BorrowedFd<'_>) -> Result<Statx, Errno> {
     rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH | ENTRY, WANTED)
 }
 
-pub(super) fn stat_of(raw: &Statx) -> Stat {
+pub(super) fn stat_of(raw: &Statx, root: Option<u64>) -> Stat {
+    let dev = rustix::fs::makedev(raw.stx_dev_major, raw.stx_dev_minor);
+    let elsewhere = root
+        .zip(mount_in(raw))
+        .is_some_and(|(root, own)| root != own);
     let kind = match FileType::from_raw_mode(raw.stx_mode.into()) {
         FileType::RegularFile => FileKind::File,
         FileType::Directory => FileKind::Dir,
@@ -46,7 +63,7 @@ pub(super) fn stat_of(raw: &Statx) -> Stat {
         mode: raw.stx_mode & 0o777,
         nlink: raw.stx_nlink,
         identity: Identity {
-            dev: rustix::fs::makedev(raw.stx_dev_major, raw.stx_dev_minor),
+            dev: if elsewhere { dev | OTHER_MOUNT } else { dev },
             ino: raw.stx_ino,
             size: raw.stx_size,
             mtime_ns: nanoseconds(raw.stx_mtime),

@@ -44,12 +44,18 @@ pub enum FileKind {
     Other,
 }
 
+/// Set in the device number of what lies on another mount than the root. A part of the same file
+/// system may be mounted beneath the root (`mount --bind`): files cannot be renamed to there and
+/// back, and are not deleted if it goes, as with any other.
+pub(crate) const OTHER_MOUNT: u64 = 1 << 63;
+
 /// What tells one state of an entry from another without reading it.
 ///
 /// Times are nanoseconds since 1970, clamped to what fits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity {
-    /// Device number of the file system that holds the entry.
+    /// Device number of the file system that holds the entry, marked where that is another mount
+    /// than the root's.
     pub dev: u64,
     /// Inode number; file systems hand freed ones out again.
     pub ino: u64,
@@ -61,6 +67,13 @@ pub struct Identity {
     pub ctime_ns: i64,
     /// Birth, where the file system keeps it.
     pub btime_ns: Option<i64>,
+}
+
+impl Identity {
+    /// Device and inode number as the system gives them.
+    pub fn inode(&self) -> (u64, u64) {
+        (self.dev & !OTHER_MOUNT, self.ino)
+    }
 }
 
 /// An entry's metadata.

@@ -347,7 +347,7 @@ impl Worktree {
             self.sweep(&path, name);
             return Ok(());
         }
-        if self.own_home == Some((stat.identity.dev, stat.identity.ino)) {
+        if self.own_home == Some(stat.identity.inode()) {
             return Ok(());
         }
         let class = self.tracking.class(&path);
@@ -565,7 +565,7 @@ impl Worktree {
         }
         let identity = &entry.stat.identity;
         entry.stat.kind == FileKind::Other
-            || self.own_home == Some((identity.dev, identity.ino))
+            || self.own_home == Some(identity.inode())
             || dir.join(&entry.name).is_ok_and(|path| {
                 self.tracking.class(&path) == Class::Untracked
                     || self
