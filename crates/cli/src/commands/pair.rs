@@ -68,9 +68,11 @@ pub(crate) fn pair(context: &Context, args: &PairArgs) -> Result<(), CliError> {
         }
         None => {
             check_host(args.role.unwrap_or(Role::Member), asking, &options)?;
-            // Without a daemon that is what is wrong.
-            super::wait_for(context.client.get::<Status>("/v1/status"))?;
-            check_asking(asking)?;
+            if let Err(error) = check_asking(asking) {
+                // Without a daemon that is what is wrong.
+                super::wait_for(context.client.get::<Status>("/v1/status"))?;
+                return Err(error.into());
+            }
             let role = args.role.unwrap_or(Role::Member);
             super::wait_for(host::host(context, role, asking))
         }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::{Device, Tree, check_same, write};
+use crate::support::{Device, Tree, check_same, random_bytes, write};
 
 fn read(root: &Path) -> Tree {
     Tree::read(root).without_own()
@@ -130,4 +130,40 @@ fn a_space_has_a_name_and_a_place_of_its_own() {
             file.to_str().expect("text"),
         ],
     );
+}
+
+/// What was replaced a moment ago is looked at before all that is known of the disk is forgotten.
+#[test]
+fn what_was_replaced_before_a_detach_is_kept_and_no_temporary_file_stays() {
+    let (a, b) = Device::pair_of();
+    let (at_a, at_b) = (a.beside("photos"), b.beside("photos"));
+    fs::create_dir(&at_a).expect("creates");
+    let text = |path: &Path| path.to_str().expect("text").to_owned();
+    a.ok(["space", "create", "photos", "--at", &text(&at_a)]);
+    b.wait();
+    b.ok(["space", "attach", "photos", "--at", &text(&at_b)]);
+    let (first, second) = (random_bytes(1, 2_000_000), random_bytes(2, 2_000_000));
+    write(at_a.join("one"), &first);
+    a.wait();
+    write(at_a.join("one"), &second);
+    a.wait();
+    b.ok(["space", "detach", "photos"]);
+    let names = |root: &Path| -> Vec<String> {
+        let entries = fs::read_dir(root).expect("lists");
+        let names = entries.map(|entry| entry.expect("an entry").file_name());
+        names.map(|name| name.to_string_lossy().into()).collect()
+    };
+    assert_eq!(names(&at_b), ["one"]);
+    assert_eq!(fs::read(at_b.join("one")).expect("reads"), second);
+    // The version that the apply replaced is in history on that device.
+    b.ok(["space", "attach", "photos", "--at", &text(&at_b)]);
+    b.wait();
+    a.wait();
+    let path = text(&at_a.join("one"));
+    let log = a.ok(["log", &path]);
+    let versions = log["versions"].as_array().expect("a list");
+    let old = versions.last().expect("the first")["version"].clone();
+    let old = old.as_str().expect("an id");
+    a.ok(["restore", &path, "--at", old]);
+    assert_eq!(fs::read(at_a.join("one")).expect("reads"), first);
 }

@@ -13,7 +13,7 @@ use pacsync_store::tree::TreeReader;
 use super::Device;
 use super::conflicts::Purpose;
 use super::spaces::store_error;
-use super::waiters::{Wait, Waiter};
+use super::waiters::{DETACH_MAX_MS, Detach, Wait, Waiter};
 use crate::control::api::{
     Check, CheckResult, DeletesReport, DeviceList, DoctorReport, Entry, EntryKind, ForgetReport,
     HeldDeletes, HeldDirection, LS_LIMIT_MAX, Listing, SpaceList, SpaceReport, TextPath, TextRoot,
@@ -63,10 +63,15 @@ impl Device {
                 let result = self.attach_space(&name, &at, now);
                 let _ = reply.send(self.report(result));
             }
-            Command::SpaceDetach { name, reply } => {
-                let result = self.detach_space(&name, now);
-                let _ = reply.send(self.report(result));
-            }
+            Command::SpaceDetach { name, reply } => match self.close_space(&name) {
+                Ok(space) => self.waiters.push(Waiter::Detach(Detach {
+                    space,
+                    name,
+                    until_ms: now.ms + DETACH_MAX_MS,
+                    reply,
+                })),
+                Err(error) => drop(reply.send(Err(error))),
+            },
             Command::SpaceLs { reply } => {
                 let spaces: Result<Vec<_>, _> = self
                     .store
@@ -175,7 +180,10 @@ impl Device {
         });
     }
 
-    fn report(&self, result: Result<SpaceId, CommandError>) -> Result<SpaceReport, CommandError> {
+    pub(super) fn report(
+        &self,
+        result: Result<SpaceId, CommandError>,
+    ) -> Result<SpaceReport, CommandError> {
         let space = self.space_status(&result?).map_err(|e| store_error(&e))?;
         Ok(SpaceReport { space })
     }

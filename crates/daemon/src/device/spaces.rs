@@ -16,6 +16,7 @@ use pacsync_store::documents::{Setting, Settings, profile_id, settings_id};
 use pacsync_store::index::{Attachment, IndexReader};
 
 use super::Device;
+use super::waiters::{Detach, Waiter};
 use crate::control::CommandError;
 use crate::control::api::EventKind;
 use crate::disk::RelPath;
@@ -407,8 +408,9 @@ impl Device {
         Ok(space)
     }
 
-    /// Ends the worktree of a space here; files stay.
-    pub(super) fn detach_space(&mut self, name: &str, now: Now) -> Result<SpaceId, CommandError> {
+    /// Begins to end the worktree of a space here; files stay. It ends once what was put aside
+    /// there is taken in.
+    pub(super) fn close_space(&mut self, name: &str) -> Result<SpaceId, CommandError> {
         let space = self.space_by_name(name)?;
         if space == self.home_space {
             return Err(CommandError::usage("the home space stays attached")
@@ -421,12 +423,44 @@ impl Device {
         {
             return Err(CommandError::failed(format!("{name} is not attached here")));
         }
+        if let Some(worktree) = self.worktrees.get_mut(&space) {
+            worktree.close();
+        }
+        Ok(space)
+    }
+
+    pub(super) fn check_detach(
+        &mut self,
+        detach: Detach,
+        now: Now,
+    ) -> Result<Option<Waiter>, StoreError> {
+        let worktree = self.worktrees.get_mut(&detach.space);
+        let result = match worktree {
+            Some(worktree) if !worktree.is_closed() => {
+                if now.ms < detach.until_ms && !detach.reply.is_closed() {
+                    return Ok(Some(Waiter::Detach(detach)));
+                }
+                worktree.reopen();
+                let busy = "a program still writes to files that were replaced";
+                Err(
+                    CommandError::failed(format!("{} cannot be detached yet: {busy}", detach.name))
+                        .with_hint("try again when it is done"),
+                )
+            }
+            _ => self.detach_space(&detach, now),
+        };
+        let _ = detach.reply.send(self.report(result));
+        Ok(None)
+    }
+
+    fn detach_space(&mut self, detach: &Detach, now: Now) -> Result<SpaceId, CommandError> {
+        let space = detach.space;
         self.worktrees.remove(&space);
         self.unopened.remove(&space);
         self.place(&space, false, None, now)
             .map_err(|e| store_error(&e))?;
         self.event(EventKind::Space {
-            space: name.to_owned(),
+            space: detach.name.clone(),
             what: "detached".into(),
         });
         Ok(space)

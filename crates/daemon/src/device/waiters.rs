@@ -12,13 +12,17 @@ use super::Device;
 use super::conflicts::Settle;
 use super::history::{LogJob, RestoreJob};
 use super::undo::UndoJob;
-use crate::control::api::{AddReport, ConnectReport, ScanReport, TextPath, WaitReport};
+use crate::control::api::{
+    AddReport, ConnectReport, ScanReport, SpaceReport, TextPath, WaitReport,
+};
 use crate::control::{CommandError, Reply};
 use crate::net::{ConnId, ConnectFailure, PeerStanding};
 use crate::worktree::Now;
 
 /// How long problems may last before a `wait` gives up over them.
 const PATIENCE_MS: u64 = 3_000;
+/// How long a detach waits for programs that still write to files that were replaced.
+pub(super) const DETACH_MAX_MS: u64 = 30_000;
 /// How often a `wait` looks again without being woken.
 const TICK_MS: u64 = 500;
 
@@ -33,6 +37,7 @@ pub(super) enum Waiter {
     },
     Wait(Wait),
     Settle(Settle),
+    Detach(Detach),
     Connect {
         address: SocketAddr,
         until_ms: u64,
@@ -41,6 +46,14 @@ pub(super) enum Waiter {
     Log(LogJob),
     Restore(Box<RestoreJob>),
     Undo(Box<UndoJob>),
+}
+
+/// A space whose worktree is closing.
+pub(super) struct Detach {
+    pub(super) space: SpaceId,
+    pub(super) name: String,
+    pub(super) until_ms: u64,
+    pub(super) reply: Reply<SpaceReport>,
 }
 
 pub(super) struct Wait {
@@ -63,6 +76,7 @@ impl Waiter {
         match self {
             Self::Wait(wait) => Some(wait.next_ms.min(wait.deadline_ms.unwrap_or(u64::MAX))),
             Self::Connect { until_ms, .. } => Some(*until_ms),
+            Self::Detach(detach) => Some(detach.until_ms),
             Self::Settle(settle) => Some(settle.next_ms),
             Self::Restore(job) => job.next_due(),
             Self::Undo(job) => job.next_due(),
@@ -77,6 +91,8 @@ impl Waiter {
             Self::Wait(wait) => wait.reply.is_closed(),
             Self::Settle(settle) => settle.purpose.is_abandoned(),
             Self::Connect { reply, .. } => reply.is_closed(),
+            // It ends or goes on all the same.
+            Self::Detach(_) => false,
             Self::Log(job) => job.reply.is_closed(),
             Self::Restore(job) => job.reply.is_closed(),
             Self::Undo(job) => job.reply.is_closed(),
@@ -90,7 +106,7 @@ impl Waiter {
             Self::Undo(job) => job.is_scanning(),
             Self::Wait(wait) => !wait.scanned,
             Self::Settle(settle) => !settle.scanned,
-            Self::Connect { .. } => false,
+            Self::Connect { .. } | Self::Detach(_) => false,
         }
     }
 }
@@ -178,6 +194,7 @@ impl Device {
                 }))
             }
             Waiter::Wait(wait) => self.check_wait(wait, now),
+            Waiter::Detach(detach) => self.check_detach(detach, now),
             Waiter::Log(job) => Ok(self.check_log(job)),
             Waiter::Restore(job) => self.check_restore(job, now),
             Waiter::Undo(job) => self.check_undo(job, now),

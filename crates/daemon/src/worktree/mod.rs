@@ -176,6 +176,8 @@ pub struct Worktree {
     displaced: displaced::Asides,
     /// Temporary files that may be somewhere: name → number of the note.
     strays: BTreeMap<Vec<u8>, u64>,
+    /// It is to end: nothing more is applied.
+    closing: bool,
     /// Nodes that a first join has met with another content: where, and which of the pac's
     /// contents is here. Not over a restart: then the two stand side by side.
     bind_later: BTreeMap<NodeId, (RelPath, Option<ContentId>)>,
@@ -382,6 +384,28 @@ impl Worktree {
         root.chain(unwatched).chain(faults).collect()
     }
 
+    /// Begins to end: nothing more is applied, and what was on its way is dropped with its
+    /// temporary files.
+    pub fn close(&mut self) {
+        self.closing = true;
+        for path in self.transfers.drop_all() {
+            if let Err(error) = self.disk.unlink(&path) {
+                tracing::debug!(%path, %error, "the temporary file of a transfer stays");
+            }
+        }
+    }
+
+    /// Goes on after all.
+    pub fn reopen(&mut self) {
+        self.closing = false;
+    }
+
+    /// Whether nothing is left within reach that only the index knows of: what applies have put
+    /// aside may be the only copy of an edit.
+    pub fn is_closed(&self) -> bool {
+        self.displaced.is_empty() || self.root_trouble.is_some()
+    }
+
     /// Deletes that wait for the user.
     pub fn held(&self) -> &Held {
         self.breaker.held()
@@ -437,6 +461,7 @@ impl Worktree {
             && (!self.walks.is_empty()
                 || (self.phase == Phase::Live
                     && self.scanned_once
+                    && !self.closing
                     && (!self.order.is_empty() || self.transfers.kept.has_work()))
                 || self.next_due().is_some_and(|due| due <= now.ms))
     }
@@ -467,7 +492,7 @@ impl Worktree {
                 self.finish_first_scan(cx)?;
             }
         }
-        if self.phase == Phase::Live && self.scanned_once {
+        if self.phase == Phase::Live && self.scanned_once && !self.closing {
             self.look_at_conflicts(cx)?;
             self.apply_step(cx, &mut progress)?;
             self.keep_step(cx)?;

@@ -140,6 +140,7 @@ impl Worktree {
             breaker: Default::default(),
             displaced: Default::default(),
             strays: Default::default(),
+            closing: false,
             bind_later: Default::default(),
             stuck: Default::default(),
             own_home,

@@ -304,6 +304,12 @@ impl Transfers {
         Some(content)
     }
 
+    /// Forgets all transfers; returns their temporary files.
+    pub(super) fn drop_all(&mut self) -> Vec<RelPath> {
+        let big = std::mem::take(&mut self.big);
+        big.into_values().map(|transfer| transfer.path).collect()
+    }
+
     pub(super) fn contents(&self) -> impl Iterator<Item = &ContentId> {
         self.big.keys()
     }
