@@ -20,12 +20,16 @@ fn as_another_user(prepare: impl FnOnce(&Path)) -> Option<Pair> {
 }
 
 fn give_all(path: &Path) {
-    chown(path, Some(UID), Some(UID)).expect("gives");
+    give_all_to(path, UID);
+}
+
+fn give_all_to(path: &Path, uid: u32) {
+    chown(path, Some(uid), Some(uid)).expect("gives");
     for entry in fs::read_dir(path).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            give_all(&entry.path());
+            give_all_to(&entry.path(), uid);
         } else {
-            chown(entry.path(), Some(UID), Some(UID)).expect("gives");
+            chown(entry.path(), Some(uid), Some(uid)).expect("gives");
         }
     }
 }
@@ -244,4 +248,57 @@ fn a_file_that_does_not_hold_still_is_named_and_read_later() {
     });
     pair.a.no_problems();
     pair.converge();
+}
+
+/// A module cache looks like this: directories that nobody may write to, made, filled, changed and
+/// removed from the other side.
+#[test]
+fn directories_that_are_read_only_follow_the_other_side() {
+    if !has(Need::Setpriv) {
+        return;
+    }
+    let pair = Pair::staged(Stage::Uid(UID), Stage::Uid(UID + 1), |anna, bert| {
+        for (root, uid) in [(&anna.root, UID), (&bert.root, UID + 1)] {
+            chown(root, Some(uid), Some(uid)).expect("gives");
+        }
+    });
+    let mode = |path: &Path, bits| {
+        fs::set_permissions(path, Permissions::from_mode(bits)).expect("sets the mode");
+    };
+    let package = pair.b.root.join("mod/pkg");
+    fs::create_dir_all(package.join("deep")).expect("makes them");
+    for name in ["a.go", "deep/b.go"] {
+        fs::write(package.join(name), "package a").expect("writes");
+        mode(&package.join(name), 0o444);
+    }
+    mode(&package.join("deep"), 0o555);
+    mode(&package, 0o555);
+    give_all_to(&pair.b.root.join("mod"), UID + 1);
+    pair.b.ok(&["scan"]);
+    pair.converge();
+    let there = pair.a.root.join("mod/pkg");
+    let bits = |path: &Path| fs::metadata(path).expect("is there").permissions().mode() & 0o777;
+    assert_eq!(
+        (bits(&there), bits(&there.join("deep/b.go"))),
+        (0o555, 0o444)
+    );
+    // Changed, grown and renamed within.
+    mode(&package, 0o755);
+    fs::remove_file(package.join("a.go")).expect("removes");
+    fs::write(package.join("a.go"), "package b").expect("writes");
+    fs::write(package.join("c.go"), "package c").expect("writes");
+    fs::rename(package.join("deep"), pair.b.root.join("mod/deep")).expect("renames");
+    mode(&package, 0o555);
+    give_all_to(&pair.b.root.join("mod"), UID + 1);
+    pair.b.ok(&["scan"]);
+    pair.converge();
+    assert_eq!(fs::read(there.join("a.go")).expect("reads"), b"package b");
+    assert_eq!(bits(&there), 0o555);
+    assert_eq!(bits(&pair.a.root.join("mod/deep")), 0o555);
+    // And gone.
+    fs::remove_dir_all(pair.b.root.join("mod")).expect("removes, as root");
+    pair.b.ok(&["scan"]);
+    pair.converge();
+    assert!(!pair.a.root.join("mod").exists());
+    assert_eq!((pair.a.conflicts(), pair.b.conflicts()), (0, 0));
 }

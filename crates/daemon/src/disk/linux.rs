@@ -146,9 +146,60 @@ impl LinuxDisk {
         let op = DiskOp::Create;
         let (dir, name) = self.holder(op, path)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OPEN;
-        let fd = retry(|| rustix::fs::openat(&dir, name, flags, permissions(mode)))
+        let open = || rustix::fs::openat(&dir, name, flags, permissions(mode));
+        let fd = self
+            .in_dirs(&[dir.as_fd()], open)
             .map_err(failed(op, path))?;
         Ok(LinuxFile::new(fd, path, self.root_mount))
+    }
+
+    /// Does something in directories. Where this user may not write to one that belongs to it, as
+    /// people make theirs read-only on whichever device, it may for that moment. The root itself
+    /// is left as it is: who closes that means this program.
+    fn in_dirs<T>(
+        &self,
+        dirs: &[BorrowedFd<'_>],
+        mut call: impl FnMut() -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        match retry(&mut call) {
+            Err(Errno::ACCESS) => {}
+            other => return other,
+        }
+        let mut opened = vec![];
+        for dir in dirs {
+            opened.extend(self.open_up(*dir).map(|before| (*dir, before)));
+        }
+        if opened.is_empty() {
+            return Err(Errno::ACCESS);
+        }
+        let done = retry(call);
+        for (dir, before) in opened.into_iter().rev() {
+            if let Err(error) = rustix::fs::chmod(resolve::through_proc(dir), before) {
+                tracing::warn!(%error, "a directory's mode is not what it was");
+            }
+        }
+        done
+    }
+
+    /// Lets this user write to a directory of its own that it closed; returns the mode before.
+    fn open_up(&self, dir: BorrowedFd<'_>) -> Option<Mode> {
+        let raw = raw_stat(dir).ok()?;
+        let root = raw_stat(self.root.as_fd()).ok()?;
+        let is_root = stat_of(&raw, None).identity.inode() == stat_of(&root, None).identity.inode();
+        let writable = Mode::WUSR | Mode::XUSR;
+        let before = Mode::from_raw_mode(u32::from(raw.stx_mode) & 0o7777);
+        let own = raw.stx_uid == rustix::process::geteuid().as_raw();
+        if is_root || !own || before.contains(writable) {
+            return None;
+        }
+        rustix::fs::chmod(resolve::through_proc(dir), before | writable).ok()?;
+        Some(before)
+    }
+
+    /// An entry that is a directory: to be moved to another one it has to be writable itself.
+    fn as_dir(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Option<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(dir, name, flags, Mode::empty()).ok()
     }
 
     fn rename_with(
@@ -160,7 +211,17 @@ impl LinuxDisk {
     ) -> Result<(), DiskError> {
         let (from_dir, from_name) = self.holder(op, from)?;
         let (to_dir, to_name) = self.holder(op, to)?;
-        match rustix::fs::renameat_with(&from_dir, from_name, &to_dir, to_name, flags) {
+        let rename = || rustix::fs::renameat_with(&from_dir, from_name, &to_dir, to_name, flags);
+        let renamed = match rename() {
+            Err(Errno::ACCESS) => {
+                let entry = self.as_dir(from_dir.as_fd(), from_name);
+                let mut dirs = vec![from_dir.as_fd(), to_dir.as_fd()];
+                dirs.extend(entry.as_ref().map(|entry| entry.as_fd()));
+                self.in_dirs(&dirs, rename)
+            }
+            other => other,
+        };
+        match renamed {
             // The same code also refuses to move a directory into itself.
             Err(Errno::INVAL)
                 if !flags.is_empty() && !from.starts_with(to) && !to.starts_with(from) =>
@@ -260,13 +321,15 @@ impl Disk for LinuxDisk {
     fn symlink(&self, path: &RelPath, target: &[u8]) -> Result<(), DiskError> {
         let op = DiskOp::Symlink;
         let (dir, name) = self.holder(op, path)?;
-        rustix::fs::symlinkat(target, &dir, name).map_err(failed(op, path))
+        let make = || rustix::fs::symlinkat(target, &dir, name);
+        self.in_dirs(&[dir.as_fd()], make).map_err(failed(op, path))
     }
 
     fn mkdir(&self, path: &RelPath, mode: u16) -> Result<(), DiskError> {
         let op = DiskOp::Mkdir;
         let (dir, name) = self.holder(op, path)?;
-        rustix::fs::mkdirat(&dir, name, permissions(mode)).map_err(failed(op, path))
+        let make = || rustix::fs::mkdirat(&dir, name, permissions(mode));
+        self.in_dirs(&[dir.as_fd()], make).map_err(failed(op, path))
     }
 
     fn read_link(&self, path: &RelPath) -> Result<Vec<u8>, DiskError> {
@@ -306,13 +369,17 @@ impl Disk for LinuxDisk {
     fn unlink(&self, path: &RelPath) -> Result<(), DiskError> {
         let op = DiskOp::Unlink;
         let (dir, name) = self.holder(op, path)?;
-        rustix::fs::unlinkat(&dir, name, AtFlags::empty()).map_err(failed(op, path))
+        let remove = || rustix::fs::unlinkat(&dir, name, AtFlags::empty());
+        self.in_dirs(&[dir.as_fd()], remove)
+            .map_err(failed(op, path))
     }
 
     fn rmdir(&self, path: &RelPath) -> Result<(), DiskError> {
         let op = DiskOp::Rmdir;
         let (dir, name) = self.holder(op, path)?;
-        rustix::fs::unlinkat(&dir, name, AtFlags::REMOVEDIR).map_err(failed(op, path))
+        let remove = || rustix::fs::unlinkat(&dir, name, AtFlags::REMOVEDIR);
+        self.in_dirs(&[dir.as_fd()], remove)
+            .map_err(failed(op, path))
     }
 
     fn set_mode(&self, path: &RelPath, mode: u16) -> Result<(), DiskError> {
