@@ -147,6 +147,46 @@ fn the_daemons_own_home_beneath_what_is_tracked_is_no_part_of_it() {
     });
 }
 
+/// A home that was put away, as the messages advise, and one that is in use.
+#[test]
+fn keys_of_any_home_stay_where_they_are() {
+    let (a, b) = Device::pair_of();
+    let mut other = Device::new("other");
+    other.home = a.root.join("second");
+    other.up();
+    other.ok(["scan"]);
+    other.down();
+    a.scan();
+    fs::rename(a.root.join("second"), a.root.join("second.old")).expect("renames");
+    write(a.root.join("file"), "1");
+    a.wait();
+    b.wait();
+    assert!(b.root.join("file").exists());
+    for name in ["second", "second.old"] {
+        let there = b.root.join(name);
+        let left = fs::read_dir(&there).map_or(0, Iterator::count);
+        assert_eq!(left, 0, "{name} was synced");
+    }
+    let problems = a.status()["problems"].clone();
+    let told = problems.as_array().expect("a list").iter();
+    let of_home: Vec<_> = told
+        .filter(|problem| {
+            problem["path"]
+                .as_str()
+                .is_some_and(|p| p.ends_with("second.old"))
+        })
+        .collect();
+    assert_eq!(of_home.len(), 1, "{problems}");
+    assert_eq!(of_home[0]["in_the_way"], false);
+    // Nor is one anybody's root.
+    let at = a.root.join("second.old");
+    let at = at.to_str().expect("text");
+    a.fails(2, ["space", "create", "keys", "--at", at]);
+    let third = Device::new("third");
+    third.fails(1, ["up", "--root", at, "--no-discovery"]);
+    assert!(!third.home.join("pac").exists());
+}
+
 #[test]
 fn a_space_inside_what_is_tracked_belongs_to_itself_alone() {
     let (a, b) = Device::pair_of();

@@ -523,9 +523,17 @@ impl Device {
                 own.starts_with(&root) && own == root
             }
         {
-            return Err(CommandError::usage(
-                "the daemon's own home cannot be synced",
-            ));
+            return Err(
+                CommandError::usage("the daemon's own home cannot be synced")
+                    .with_hint("name another directory"),
+            );
+        }
+        if home::is_home_at(&root) {
+            return Err(CommandError::usage(format!(
+                "{} is a home of pacsync, with the keys of a device",
+                root.display()
+            ))
+            .with_hint("name another directory"));
         }
         for space in self.store.spaces() {
             let attachment = self.attachment(&space.id).map_err(|e| store_error(&e))?;

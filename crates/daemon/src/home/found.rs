@@ -352,8 +352,12 @@ fn check_root(options: &FoundOptions) -> Result<(), HomeError> {
         return Err(bad("the path is not absolute"));
     }
     match std::fs::metadata(&options.root) {
-        Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => Err(bad("it is a file")),
-        Err(error) => Err(bad(&error.to_string())),
+        Ok(metadata) if metadata.is_dir() => {}
+        Ok(_) => return Err(bad("it is a file")),
+        Err(error) => return Err(bad(&error.to_string())),
     }
+    if super::is_home_at(&options.root) {
+        return Err(bad("it is a home of pacsync, with the keys of a device"));
+    }
+    Ok(())
 }

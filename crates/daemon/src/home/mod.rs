@@ -57,6 +57,23 @@ const PACKS: &str = "packs";
 const LOG: &str = "daemon.log";
 const LOCK: &str = "lock";
 const UNFINISHED: &str = "unfinished";
+/// Whether names, as they stand in one directory, make it the home of a daemon, founded or not yet.
+pub(crate) fn is_home(has: impl Fn(&str) -> bool) -> bool {
+    has(DEVICE_KEY) && [PAC, UNFINISHED, LOCK].into_iter().any(has)
+}
+
+/// Whether a directory of this machine is the home of a daemon.
+pub(crate) fn is_home_at(path: &Path) -> bool {
+    is_home(|name| path.join(name).symlink_metadata().is_ok())
+}
+
+/// Whether a home has something of this name.
+pub(crate) fn is_own_name(name: &[u8]) -> bool {
+    [DEVICE_KEY, PAC, CONFIG, REPLICA, PACKS, LOG]
+        .iter()
+        .any(|own| own.as_bytes() == name)
+}
+
 /// What a home may hold before it is founded, besides leftovers.
 const HARMLESS: [&str; 4] = [LOCK, LOG, crate::control::socket::SOCKET_NAME, UNFINISHED];
 

@@ -864,7 +864,8 @@ impl Worktree {
             return;
         }
         let is_left = |entry| self.is_left_alone(&place.path, entry);
-        if listing.errors.is_empty() && listing.entries.iter().all(is_left) {
+        let is_left = super::scan::is_home(&listing) || listing.entries.iter().all(is_left);
+        if listing.errors.is_empty() && is_left {
             self.leftovers.insert((place.parent, place.name.clone()));
             self.stalled.insert(item.step.node(), now.ms);
         } else if !self.faults.is_empty() {

@@ -185,6 +185,8 @@ pub struct Worktree {
     stuck: BTreeSet<Vec<u8>>,
     /// Paths never to touch: the daemon's own home, as (device, inode).
     own_home: Option<(u64, u64)>,
+    /// Directories that are homes of daemons, whose keys must not leave them.
+    homes: BTreeSet<RelPath>,
     offsets: content::Offsets,
     /// Dead directories that hold only what is ignored: they stay on disk, unknown.
     leftovers: BTreeSet<(NodeId, Vec<u8>)>,
@@ -381,7 +383,15 @@ impl Worktree {
             what: what.into(),
             in_the_way,
         });
-        root.chain(unwatched).chain(faults).collect()
+        let homes = self.homes.iter().map(|path| Problem {
+            path: path.clone(),
+            what:
+                "a home of pacsync, with the keys of a device: what is in it is not synced; keep \
+                   it outside of what is tracked"
+                    .into(),
+            in_the_way: false,
+        });
+        root.chain(unwatched).chain(faults).chain(homes).collect()
     }
 
     /// Begins to end: nothing more is applied, and what was on its way is dropped with its

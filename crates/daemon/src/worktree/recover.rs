@@ -144,6 +144,7 @@ impl Worktree {
             bind_later: Default::default(),
             stuck: Default::default(),
             own_home,
+            homes: Default::default(),
             offsets: Default::default(),
             leftovers: Default::default(),
             exact: Default::default(),

@@ -19,7 +19,7 @@ use super::queue::Depth;
 use super::settle::SETTLED;
 use super::{Class, Context, Now, Progress, SETTLE_MS, VACATED_MS, Worktree};
 use super::{file_identity, forget_tree, is_reserved, is_transfer_temp};
-use crate::disk::{DirEntry, FileKind, RelPath, Stat};
+use crate::disk::{DirEntry, FileKind, Listing, RelPath, Stat};
 
 /// Most rows of one step.
 const ROWS_MAX: usize = 2_000;
@@ -219,6 +219,11 @@ impl Worktree {
                 return Ok(());
             }
         };
+        if is_home(&listing) {
+            self.homes.insert(dir.clone());
+            return Ok(());
+        }
+        self.homes.remove(dir);
         let mut listed: BTreeSet<Vec<u8>> = listing
             .entries
             .iter()
@@ -347,7 +352,7 @@ impl Worktree {
             self.sweep(&path, name);
             return Ok(());
         }
-        if self.own_home == Some(stat.identity.inode()) {
+        if self.own_home == Some(stat.identity.inode()) || self.is_in_home(dir, name) {
             return Ok(());
         }
         let class = self.tracking.class(&path);
@@ -521,6 +526,25 @@ impl Worktree {
         Ok(())
     }
 
+    /// Whether an entry belongs to the home of a daemon, which may be in the making.
+    fn is_in_home(&mut self, dir: &RelPath, name: &[u8]) -> bool {
+        if self.homes.contains(dir) {
+            return true;
+        }
+        if !crate::home::is_own_name(name) {
+            return false;
+        }
+        let has = |name: &str| {
+            let path = dir.join(name.as_bytes());
+            path.is_ok_and(|path| matches!(self.disk.stat(&path), Ok(Some(_))))
+        };
+        let found = crate::home::is_home(has);
+        if found {
+            self.homes.insert(dir.clone());
+        }
+        found
+    }
+
     /// Removes temporary files that hold nothing that anybody wrote: those of transfers that no
     /// record knows (a crash came between the making and the record), and strays. They are known
     /// by name, since their directory may have been moved.
@@ -603,4 +627,9 @@ impl Worktree {
             ReadError::Content(why) => self.fault(path, why.clone(), now),
         }
     }
+}
+
+/// Whether a directory is the home of a daemon, this one or another, in use or put away.
+pub(super) fn is_home(listing: &Listing) -> bool {
+    crate::home::is_home(|name| listing.entries.iter().any(|e| e.name == name.as_bytes()))
 }
