@@ -50,6 +50,33 @@ fn equal_files_bind_silently_and_extra_ones_are_added() {
 }
 
 #[test]
+fn a_join_opens_nothing_to_more_readers() {
+    use std::os::unix::fs::PermissionsExt;
+    let a = Device::founded_whole("a");
+    let b = Device::new("b");
+    for (device, file, dir) in [(&a, 0o644, 0o755), (&b, 0o600, 0o711)] {
+        write(device.root.join("dir/secret"), "same on both");
+        write(device.root.join("open"), "same on both");
+        mode(device.root.join("dir/secret"), file);
+        mode(device.root.join("dir"), dir);
+    }
+    mode(a.root.join("open"), 0o600);
+    mode(b.root.join("open"), 0o644);
+    b.pair_with(&a);
+    a.wait();
+    b.wait();
+    for device in [&a, &b] {
+        let bits = |path: &str| {
+            let found = fs::metadata(device.root.join(path)).expect("is there");
+            found.permissions().mode() & 0o777
+        };
+        let found = [bits("dir/secret"), bits("dir"), bits("open")];
+        assert_eq!(found, [0o600, 0o711, 0o600], "{found:?}");
+    }
+    assert_eq!((noticed(&a), noticed(&b)), (vec![], vec![]));
+}
+
+#[test]
 fn where_files_differ_the_pacs_shows_and_it_is_said_once() {
     let a = Device::founded_whole("a");
     let b = Device::new("b");

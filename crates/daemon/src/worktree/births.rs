@@ -126,9 +126,14 @@ impl Worktree {
                 content: None,
                 recorded_ns: b.now.ns,
             };
+            // Later a closed directory may be one that a plan was making when the power went.
+            if self.is_binding(path) {
+                self.keep_closed(b, &entry, state.mode)?;
+            }
             b.put(&parent, name.as_bytes(), &entry)?;
             return self.begin_walk(b, path, node, Depth::Deep);
         }
+        let mode = state.mode;
         let read = match kind {
             Kind::Dir => None,
             _ => match self.read_entry(path, kind, stat, b) {
@@ -198,6 +203,7 @@ impl Worktree {
                     content: Some(read.content.id),
                     recorded_ns: b.now.ns,
                 };
+                self.keep_closed(b, &entry, mode)?;
                 b.put(&parent, name.as_bytes(), &entry)
             }
             Met::Beside { read, one } => {
@@ -213,6 +219,31 @@ impl Worktree {
                 Ok(())
             }
         }
+    }
+
+    /// Where two that are one now have different modes, others may do what both allow: nobody's
+    /// file is opened to more readers because another device has it, too.
+    fn keep_closed(
+        &mut self,
+        b: &mut Batch<'_>,
+        entry: &Entry,
+        theirs: Option<u16>,
+    ) -> Result<(), StoreError> {
+        let Some(theirs) = theirs.filter(|_| self.probe.modes && entry.kind != Kind::Symlink)
+        else {
+            return Ok(());
+        };
+        let both = theirs & (entry.mode | 0o700);
+        // Of the rows of before: what this batch has written about it is not in the tree yet.
+        let past = b.tree.past_for_edit(&entry.node, None)?;
+        if both != theirs && !past.is_empty() {
+            let keys = Keys {
+                mode: Some(both),
+                ..Keys::default()
+            };
+            b.write(&Row::new(entry.node, past, keys));
+        }
+        Ok(())
     }
 
     /// The same move was made here: what the index knows at the old place, which is empty, is
