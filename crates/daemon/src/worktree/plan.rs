@@ -283,6 +283,12 @@ impl Worktree {
                 if self.faults.is_unshowable(&other) || self.stays(b, &other)? {
                     return self.unshowable(b, packs, &state, &place.path, Unshowable::Taken);
                 }
+                if self.is_ring(b, node, other)?
+                    && let Some(step) = self.step_aside(b, rng, other)?
+                {
+                    self.stalled.insert(node, b.now.ms + super::SETTLE_MS);
+                    return Ok(Plan::Step(step));
+                }
                 return Ok(self.after(node, other, b.now));
             }
         }
@@ -771,17 +777,46 @@ impl Worktree {
             return Ok(self.after(node, blocker, b.now));
         }
         // Each waits for the next one's place: step aside, out of what has to move.
-        let name = self.temp_name(b"", rng);
-        let dir = place.path.parent().unwrap_or_default();
-        let Ok(path) = dir.join(&name) else {
+        let Some(to) = self.place_aside(&place, rng) else {
             return Ok(Plan::Done);
         };
-        let to = Place {
+        Ok(Plan::Step(Step::Move {
+            node,
+            entry,
+            from,
+            to,
+        }))
+    }
+
+    /// Another name in the same directory.
+    fn place_aside(&self, place: &Place, rng: &mut dyn Entropy) -> Option<Place> {
+        let name = self.temp_name(b"", rng);
+        let dir = place.path.parent().unwrap_or_default();
+        let path = dir.join(&name).ok()?;
+        Some(Place {
             parent: place.parent,
             name,
             path,
+        })
+    }
+
+    /// Moves what stands where something has to be made first that it goes to.
+    fn step_aside(
+        &self,
+        b: &Batch<'_>,
+        rng: &mut dyn Entropy,
+        node: NodeId,
+    ) -> Result<Option<Step>, StoreError> {
+        let Some((parent, name, entry)) = b.index.entry_of(&node)? else {
+            return Ok(None);
         };
-        Ok(Plan::Step(Step::Move {
+        let dir = path_of(&b.index, &parent)?.unwrap_or_default();
+        let Ok(path) = dir.join(&name) else {
+            return Ok(None);
+        };
+        let from = Place { parent, name, path };
+        let to = self.place_aside(&from, rng);
+        Ok(to.map(|to| Step::Move {
             node,
             entry,
             from,
@@ -949,32 +984,29 @@ impl Worktree {
         }
     }
 
-    /// Whether `node` waits for a place that becomes free only once `node` itself has moved.
+    /// Whether `node` waits for a place that becomes free only once `node` itself has moved, or is
+    /// made.
     fn is_ring(&mut self, b: &Batch<'_>, node: NodeId, first: NodeId) -> Result<bool, StoreError> {
         let mut at = first;
         for _ in 0..RING_MAX {
             let Some(state) = b.tree.node(&at)? else {
                 return Ok(false);
             };
-            let Wanted::Place(place) = self.wanted_place(b, &state)? else {
-                return Ok(false);
-            };
-            let Some((parent, name, _)) = b.index.entry_of(&at)? else {
-                return Ok(false);
-            };
-            if parent == place.parent && name == place.name {
-                return Ok(false);
-            }
-            let next = match self.occupant(b, &place)? {
-                Occupant::Node(other) => other,
-                Occupant::Unseen(_) => return Ok(false),
-                Occupant::None => {
-                    let from = path_of(&b.index, &at)?.unwrap_or_default();
-                    if !place.path.starts_with(&from) {
-                        return Ok(false);
-                    }
-                    place.parent
-                }
+            let next = match self.wanted_place(b, &state)? {
+                Wanted::Nowhere => return Ok(false),
+                Wanted::After(above) => match above.first() {
+                    Some(dir) => *dir,
+                    None => return Ok(false),
+                },
+                Wanted::Place(place) => match self.occupant(b, &place)? {
+                    Occupant::Node(other) if other == at => return Ok(false),
+                    Occupant::Node(other) => other,
+                    Occupant::Unseen(_) => return Ok(false),
+                    Occupant::None => match path_of(&b.index, &at)? {
+                        Some(from) if place.path.starts_with(&from) => place.parent,
+                        _ => return Ok(false),
+                    },
+                },
             };
             if next == node {
                 return Ok(true);
