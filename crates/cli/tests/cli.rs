@@ -323,6 +323,20 @@ fn a_service_comes_and_goes_without_a_manager() {
     )));
     let wanted = units.join("default.target.wants/pacsync.service");
     assert_eq!(std::fs::read_to_string(&wanted).expect("leads there"), unit);
+    // It is not another home's to change.
+    for command in ["install", "uninstall", "status"] {
+        let mut of_another = Command::new(env!("CARGO_BIN_EXE_pacsync"));
+        of_another
+            .env_clear()
+            .env("HOME", home.path())
+            .arg("--home");
+        of_another.arg(home.path().join("other"));
+        let output = of_another.args(["service", command, "--json"]).output();
+        let output = output.expect("runs");
+        assert_eq!(output.status.code(), Some(1), "{command}");
+        assert!(json(&output)["error"]["hint"].is_string(), "{command}");
+        assert_eq!(std::fs::read_to_string(&wanted).expect("stays"), unit);
+    }
     let output = run(home.path(), &["service", "uninstall", "--json"]);
     assert_eq!(json(&output)["installed"], false);
     assert!(!units.join("pacsync.service").exists() && wanted.symlink_metadata().is_err());

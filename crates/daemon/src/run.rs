@@ -92,8 +92,8 @@ impl DaemonError {
                     .into(),
             ),
             Self::RootMissing(_) => Some(
-                "bring it back (is its disk mounted?), or make it with mkdir if it is to begin \
-                 empty"
+                "bring it back (is its disk mounted?); if it is gone for good, make it with mkdir, \
+                 then `pacsync up` and `pacsync space attach home --at DIR`"
                     .into(),
             ),
             _ => None,

@@ -63,14 +63,25 @@ enum Running {
 
 pub(crate) fn service(context: &Context, command: &ServiceCommand) -> Result<(), CliError> {
     let place = platform::Place::find()?;
+    let executable = std::env::current_exe()
+        .map_err(|error| CliError::io("cannot find this program's own path", &error))?;
+    let program = Program {
+        executable,
+        home: context.home.clone(),
+    };
+    if place.is_of_another_home(&program)? {
+        return Err(CommandError::failed(format!(
+            "the service that is installed is that of another home than {}",
+            program.home.display()
+        ))
+        .with_hint(format!(
+            "{} names it; uninstall it with `pacsync --home DIR service uninstall`",
+            place.file().display()
+        ))
+        .into());
+    }
     let report = match command {
         ServiceCommand::Install => {
-            let executable = std::env::current_exe()
-                .map_err(|error| CliError::io("cannot find this program's own path", &error))?;
-            let program = Program {
-                executable,
-                home: context.home.clone(),
-            };
             let running = match wait_for(context.client.daemon())? {
                 Some(_) => Running::Yes,
                 None => Running::No,

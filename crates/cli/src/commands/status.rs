@@ -77,9 +77,18 @@ fn summary(status: &Status) -> String {
             "not in sync: {} to write, {connected}",
             count(pending, "change")
         )
+    } else if let Some(count_of) = in_the_way(status) {
+        format!("not in sync: {count_of}, {connected}")
     } else {
         format!("not in sync: {connected}")
     }
+}
+
+/// How many problems stand in the way, if any do.
+fn in_the_way(status: &Status) -> Option<String> {
+    let problems = status.problems.iter().filter(|problem| problem.in_the_way);
+    let number = u64::try_from(problems.count()).unwrap_or(u64::MAX);
+    (number > 0).then(|| count(number, "problem"))
 }
 
 fn section(text: &mut String, title: &str, rows: impl Iterator<Item = Vec<String>>) {

@@ -167,3 +167,41 @@ fn what_was_replaced_before_a_detach_is_kept_and_no_temporary_file_stays() {
     a.ok(["restore", &path, "--at", old]);
     assert_eq!(fs::read(at_a.join("one")).expect("reads"), first);
 }
+
+/// A disk that is lost for good, or a directory put back from a backup.
+#[test]
+fn a_home_space_whose_root_is_gone_is_attached_anew() {
+    let (a, b) = Device::pair_of();
+    write(b.root.join("dir/kept"), "kept");
+    write(b.root.join("edited"), "before");
+    b.wait();
+    a.wait();
+    let text = |path: &Path| path.to_str().expect("text").to_owned();
+    // As long as it is there it stays where it is.
+    let error = b.fails(
+        1,
+        ["space", "attach", "home", "--at", &text(&b.beside("x"))],
+    );
+    assert!(!error["hint"].to_string().contains("detach"), "{error}");
+    b.down();
+    fs::rename(&b.root, b.beside("away")).expect("moves");
+    let error = b.fails(1, ["up"]);
+    let hint = error["hint"].as_str().expect("a hint");
+    assert!(hint.contains("space attach home"), "{error}");
+    fs::create_dir(&b.root).expect("makes it");
+    write(b.root.join("edited"), "in the backup");
+    b.restart();
+    write(a.root.join("later"), "later");
+    a.scan();
+    assert!(!b.root.join("dir").exists(), "nobody has said so");
+    b.ok(["space", "attach", "home", "--at", &text(&b.root)]);
+    b.wait();
+    a.wait();
+    check_same(
+        &read(&a.root).without_mtimes(),
+        &read(&b.root).without_mtimes(),
+    );
+    assert_eq!(fs::read(b.root.join("dir/kept")).expect("is back"), b"kept");
+    assert_eq!(fs::read(b.root.join("edited")).expect("reads"), b"before");
+    assert_eq!(a.tree().files(), 3);
+}

@@ -174,6 +174,7 @@ impl Device {
         }
         self.add_address(address, now);
         self.waiters.push(Waiter::Connect {
+            kept: kept.to_owned(),
             address,
             until_ms: now.ms + CONNECT_MS,
             reply,

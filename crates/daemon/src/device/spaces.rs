@@ -333,8 +333,8 @@ impl Device {
                 ),
             );
         }
-        let root = self.free_root(at)?;
         let space = SpaceId::from_bytes(random(&mut *self.rng));
+        let root = self.free_root(&space, at)?;
         let secret = EpochSecret {
             key: Key::generate(&mut *self.rng),
             id_key: Key::generate(&mut *self.rng),
@@ -381,14 +381,22 @@ impl Device {
         now: Now,
     ) -> Result<SpaceId, CommandError> {
         let space = self.space_by_name(name)?;
-        if let Some(attachment) = self.attachment(&space).map_err(|e| store_error(&e))? {
+        let attached = self.attachment(&space).map_err(|e| store_error(&e))?;
+        // What lost its root is attached anew.
+        if let Some(attachment) = attached
+            && self.worktrees.get(&space).is_none_or(Worktree::has_root)
+            && !self.unopened.contains_key(&space)
+        {
             let root = String::from_utf8_lossy(&attachment.root).into_owned();
-            return Err(
-                CommandError::failed(format!("{name} is attached already, at {root}"))
-                    .with_hint(format!("`pacsync space detach {name}` first; files stay")),
-            );
+            let error = CommandError::failed(format!("{name} is attached already, at {root}"));
+            return Err(match space == self.home_space {
+                true => error.with_hint("the home space moves only if its root is gone"),
+                false => {
+                    error.with_hint(format!("`pacsync space detach {name}` first; files stay"))
+                }
+            });
         }
-        let root = self.free_root(at)?;
+        let root = self.free_root(&space, at)?;
         let join = (|| {
             let mut vector = self.store.held(&space)?;
             for peer in self.peers.values() {
@@ -399,8 +407,19 @@ impl Device {
             Ok(vector)
         })()
         .map_err(|error: StoreError| store_error(&error))?;
+        self.worktrees.remove(&space);
+        self.unopened.remove(&space);
         self.place(&space, true, Some((&root, join)), now)
             .map_err(|e| store_error(&e))?;
+        if space == self.home_space {
+            let saved = self.home.load_config().and_then(|mut config| {
+                config.root = root;
+                self.home.save_config(&config)
+            });
+            if let Err(error) = saved {
+                tracing::warn!(%error, "settings not saved");
+            }
+        }
         self.event(EventKind::Space {
             space: name.to_owned(),
             what: "attached".into(),
@@ -493,6 +512,7 @@ impl Device {
             let mut index = txn.index(no)?;
             match at {
                 Some((root, join)) => {
+                    index.detach()?;
                     index.set_attachment(&fresh_attachment(root, Some(join)))?;
                 }
                 None => index.detach()?,
@@ -504,7 +524,7 @@ impl Device {
     }
 
     /// The directory, made if it is missing, canonical, and in nobody's way.
-    fn free_root(&self, at: &Path) -> Result<PathBuf, CommandError> {
+    fn free_root(&self, of: &SpaceId, at: &Path) -> Result<PathBuf, CommandError> {
         let failed = |error: std::io::Error| {
             CommandError::failed(format!("cannot use {} as a root: {error}", at.display()))
                 .with_hint("name a directory that this user can write to")
@@ -535,13 +555,13 @@ impl Device {
             ))
             .with_hint("name another directory"));
         }
-        for space in self.store.spaces() {
+        for space in self.store.spaces().filter(|space| space.id != *of) {
             let attachment = self.attachment(&space.id).map_err(|e| store_error(&e))?;
             let Some(attachment) = attachment else {
                 continue;
             };
             let other = PathBuf::from(std::ffi::OsString::from_vec(attachment.root));
-            let home = space.id == self.home_space;
+            let home = [space.id, *of].contains(&self.home_space);
             if other == root || (!home && (other.starts_with(&root) || root.starts_with(&other))) {
                 return Err(CommandError::usage(format!(
                     "{} overlaps the root of {} at {}",

@@ -39,6 +39,8 @@ pub(super) enum Waiter {
     Settle(Settle),
     Detach(Detach),
     Connect {
+        /// As the settings have it.
+        kept: String,
         address: SocketAddr,
         until_ms: u64,
         reply: Reply<ConnectReport>,
@@ -177,6 +179,7 @@ impl Device {
             }
             Waiter::Settle(settle) => self.check_settle(settle, now),
             Waiter::Connect {
+                kept,
                 address,
                 until_ms,
                 reply,
@@ -188,6 +191,7 @@ impl Device {
                     return Ok(None);
                 }
                 Ok(Some(Waiter::Connect {
+                    kept,
                     address,
                     until_ms,
                     reply,
@@ -254,9 +258,10 @@ impl Device {
                     worktree.held().len()
                 ));
             }
-            if !worktree.is_applied() {
+            let pending = worktree.pending();
+            // Else what stands in the way is told already.
+            if !worktree.is_applied() && (pending > 0 || stuck.is_empty()) {
                 let name = self.space_name(space);
-                let pending = worktree.pending();
                 missing.push(format!(
                     "{name}: {pending} changes are not on this disk yet"
                 ));
@@ -423,12 +428,21 @@ impl Device {
         for waiter in waiters {
             match waiter {
                 Waiter::Connect {
+                    kept,
                     address: wanted,
                     reply,
                     ..
                 } if wanted == address => {
-                    let error = CommandError::failed(format!("{address}: {why}"))
-                        .with_hint("the address is kept and tried again by itself");
+                    let error = CommandError::failed(format!("{address}: {why}"));
+                    let never = matches!(
+                        why,
+                        ConnectFailure::Ourselves | ConnectFailure::NotOfThisPac(_)
+                    );
+                    self.config_changed |= never && self.config.forget_address(&kept);
+                    let error = match never {
+                        true => error.with_hint("the address is not kept"),
+                        false => error.with_hint("the address is kept and tried again by itself"),
+                    };
                     let _ = reply.send(Err(error));
                 }
                 other => self.waiters.push(other),

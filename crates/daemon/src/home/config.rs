@@ -78,6 +78,13 @@ impl Config {
         true
     }
 
+    /// Removes a `HOST:PORT`; true if it was there.
+    pub fn forget_address(&mut self, address: &str) -> bool {
+        let before = self.addresses.len();
+        self.addresses.retain(|other| other != address);
+        self.addresses.len() < before
+    }
+
     /// Adds a `HOST:PORT`; true if it is new.
     pub fn add_address(&mut self, address: &str) -> bool {
         let new = !self.addresses.iter().any(|other| other == address);

@@ -204,7 +204,10 @@ impl HomeError {
                 start_over(home)
             ),
             Self::BadConfig { path, .. } => {
-                format!("correct {} with an editor; it is JSON", path.display())
+                format!(
+                    "correct {} with an editor (it is JSON), or put it back from a backup",
+                    path.display()
+                )
             }
             Self::UpdateNeeded { .. } => "update pacsync on this device".into(),
             Self::Store { source, .. } => match source {

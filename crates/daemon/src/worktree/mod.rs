@@ -416,6 +416,11 @@ impl Worktree {
         self.displaced.is_empty() || self.root_trouble.is_some()
     }
 
+    /// False if the root is missing, or another directory stands at its place.
+    pub fn has_root(&self) -> bool {
+        self.root_trouble.is_none()
+    }
+
     /// Deletes that wait for the user.
     pub fn held(&self) -> &Held {
         self.breaker.held()
@@ -584,7 +589,7 @@ impl Worktree {
             Ok(_) => {
                 self.root_trouble = Some(
                     "another directory stands at the root's place: nothing is changed until the \
-                     old one is back or the space is detached and attached again"
+                     old one is back, or the space is attached anew (`pacsync space attach`)"
                         .into(),
                 );
             }

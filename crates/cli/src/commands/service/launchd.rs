@@ -30,6 +30,24 @@ impl Place {
         })
     }
 
+    /// The file that describes the service.
+    pub(super) fn file(&self) -> std::path::PathBuf {
+        self.plist.clone()
+    }
+
+    /// Whether a service is there that starts the daemon of another home.
+    pub(super) fn is_of_another_home(&self, program: &Program) -> Result<bool, CliError> {
+        let home = format!("<string>{}</string>", text(&program.home)?);
+        match std::fs::read_to_string(&self.plist) {
+            Ok(plist) => Ok(!plist.contains(&home)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(CliError::io(
+                format!("cannot read {}", self.plist.display()),
+                &error,
+            )),
+        }
+    }
+
     pub(super) fn install(
         &self,
         program: &Program,

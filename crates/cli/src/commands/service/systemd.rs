@@ -46,6 +46,23 @@ impl Place {
         }
     }
 
+    /// The file that describes the service.
+    pub(super) fn file(&self) -> PathBuf {
+        self.unit()
+    }
+
+    /// Whether a service is there that starts the daemon of another home.
+    pub(super) fn is_of_another_home(&self, program: &Program) -> Result<bool, CliError> {
+        match fs::read_to_string(self.unit()) {
+            Ok(unit) => Ok(!unit.contains(&of_home(program)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(CliError::io(
+                format!("cannot read {}", self.unit().display()),
+                &error,
+            )),
+        }
+    }
+
     pub(super) fn install(
         &self,
         program: &Program,
@@ -171,7 +188,7 @@ fn systemctl(args: &[&str]) -> Result<(), CliError> {
 fn unit(program: &Program) -> Result<String, CliError> {
     // In the executable a dollar stands for itself, in an argument it is doubled.
     let executable = word(&program.executable, "$")?;
-    let home = word(&program.home, "$$")?;
+    let of_home = of_home(program)?;
     let environment: String = ENVIRONMENT
         .iter()
         .map(|(name, value)| format!("Environment={name}={value}\n"))
@@ -183,13 +200,18 @@ fn unit(program: &Program) -> Result<String, CliError> {
          [Service]\n\
          Type=exec\n\
          {environment}\
-         ExecStart={executable} --home {home} daemon\n\
+         ExecStart={executable}{of_home}\n\
          Restart=on-failure\n\
          RestartSec=5\n\
          \n\
          [Install]\n\
          WantedBy=default.target\n"
     ))
+}
+
+/// The arguments by which a unit tells whose it is.
+fn of_home(program: &Program) -> Result<String, CliError> {
+    Ok(format!(" --home {} daemon", word(&program.home, "$$")?))
 }
 
 /// A path as one quoted word of a command line in a unit.
