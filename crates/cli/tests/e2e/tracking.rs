@@ -256,6 +256,23 @@ fn paths_outside_and_missing_ones_are_refused() {
     assert!(error["hint"].is_string(), "{error}");
     let error = a.fails(1, ["ls", a.root.join("x").to_str().expect("text")]);
     assert!(error["hint"].is_string(), "{error}");
+    // What would never travel is told before it is tracked.
+    fs::create_dir(a.root.join("real")).expect("creates");
+    write(a.root.join("real/file"), "x");
+    write(a.root.join(".pacsync~mine"), "x");
+    std::os::unix::fs::symlink("real", a.root.join("link")).expect("links");
+    let socket = std::os::unix::net::UnixListener::bind(a.root.join("socket"));
+    let _socket = socket.expect("binds");
+    for (name, why) in [
+        ("link/file", "symlink"),
+        (".pacsync~mine", "temporary"),
+        ("socket", "neither"),
+    ] {
+        let error = a.fails(1, ["add", a.root.join(name).to_str().expect("text")]);
+        let message = error["message"].as_str().expect("text");
+        assert!(message.contains(why), "{error}");
+    }
+    a.ok(["add", a.root.join("link").to_str().expect("text")]);
     // Nor what was never there, beneath something that is tracked.
     write(a.root.join("dir/file"), "x");
     a.ok(["add", a.root.join("dir").to_str().expect("text")]);

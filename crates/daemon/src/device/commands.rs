@@ -286,6 +286,7 @@ impl Device {
                             .with_hint("check the path; nothing was changed"),
                     );
                 }
+                self.check_can_travel(path, rest)?;
             }
             Ok(rests)
         });
@@ -338,6 +339,37 @@ impl Device {
         if changed {
             let committed = txn.commit()?;
             self.committed(committed, None, now)?;
+        }
+        Ok(())
+    }
+
+    /// Finds out why what stands at a path would never get to another device.
+    fn check_can_travel(&self, path: &Path, rest: &RelPath) -> Result<(), CommandError> {
+        let refuse = |why: &str| {
+            CommandError::failed(format!("{} cannot be synced: {why}", path.display()))
+                .with_hint("nothing was changed")
+        };
+        if rest.names().any(crate::worktree::is_reserved) {
+            return Err(refuse("names that begin like this are for temporary files"));
+        }
+        let root = self
+            .root_of(&self.home_space)
+            .map_err(|e| store_error(&e))?;
+        let mut at = root;
+        let mut names = rest.names().peekable();
+        while let Some(name) = names.next() {
+            at.push(std::ffi::OsStr::from_bytes(name));
+            let Ok(found) = at.symlink_metadata() else {
+                return Ok(());
+            };
+            let kind = found.file_type();
+            if kind.is_symlink() && names.peek().is_some() {
+                let link = at.display();
+                return Err(refuse(&format!("{link} is a symlink, and is not followed")));
+            }
+            if !(kind.is_file() || kind.is_dir() || kind.is_symlink()) {
+                return Err(refuse("it is neither a file, a directory nor a symlink"));
+            }
         }
         Ok(())
     }

@@ -783,7 +783,7 @@ fn file_identity(identity: &Identity) -> FileIdentity {
     }
 }
 
-fn is_reserved(name: &[u8]) -> bool {
+pub(crate) fn is_reserved(name: &[u8]) -> bool {
     name.starts_with(RESERVED_PREFIX)
 }
 
