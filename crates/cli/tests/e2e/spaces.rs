@@ -205,3 +205,47 @@ fn a_home_space_whose_root_is_gone_is_attached_anew() {
     assert_eq!(fs::read(b.root.join("edited")).expect("reads"), b"before");
     assert_eq!(a.tree().files(), 3);
 }
+
+/// A directory above the root of a space is renamed on another device, or by hand.
+#[test]
+fn a_root_that_is_moved_along_is_nobody_elses() {
+    let (a, b) = Device::pair_of();
+    fs::create_dir(a.root.join("nest")).expect("creates");
+    write(a.root.join("nest/of-home"), "home");
+    a.wait();
+    let at_a = a.beside("photos");
+    fs::create_dir(&at_a).expect("creates");
+    let text = |path: &Path| path.to_str().expect("text").to_owned();
+    a.ok(["space", "create", "photos", "--at", &text(&at_a)]);
+    b.wait();
+    let at_b = b.root.join("nest/p");
+    b.ok(["space", "attach", "photos", "--at", &text(&at_b)]);
+    write(at_a.join("one"), "one");
+    a.wait();
+    assert_eq!(fs::read(at_b.join("one")).expect("is there"), b"one");
+    fs::rename(a.root.join("nest"), a.root.join("nest2")).expect("renames");
+    a.scan();
+    let moved = b.root.join("nest2/p");
+    b.until("the rename", |_| moved.join("one").exists().then_some(()));
+    b.until("is told", |b| {
+        let problems = b.status()["problems"].clone();
+        let told = |problem: &serde_json::Value| problem["path"] == text(&moved).as_str();
+        problems.as_array()?.iter().find(|p| told(p)).map(|_| ())
+    });
+    b.scan();
+    write(a.root.join("nest2/of-home"), "later");
+    a.scan();
+    b.until("goes on", |b| {
+        let found = fs::read(b.root.join("nest2/of-home")).ok()?;
+        (found == b"later").then_some(())
+    });
+    assert!(!a.root.join("nest2/p").exists(), "home took it");
+    assert_eq!(fs::read(at_a.join("one")).expect("is there"), b"one");
+    // The way out.
+    b.ok(["space", "attach", "photos", "--at", &text(&moved)]);
+    b.wait();
+    a.wait();
+    check_same(&read(&at_a), &read(&moved));
+    assert_eq!(b.status()["problems"], serde_json::json!([]));
+    assert!(!a.root.join("nest2/p").exists());
+}

@@ -95,7 +95,8 @@ impl Device {
             Err(error) => Err(Ok(error.to_string())),
         };
         match opened {
-            Ok(worktree) => {
+            Ok(mut worktree) => {
+                worktree.set_other_roots(self.other_roots(&space)?);
                 self.worktrees.insert(space, worktree);
             }
             Err(Ok(why)) => {
@@ -133,6 +134,27 @@ impl Device {
         Ok(tracking.without(never))
     }
 
+    /// The roots of the other spaces, which may lie beneath that of the home space.
+    fn other_roots(&self, of: &SpaceId) -> Result<BTreeMap<(u64, u64), String>, StoreError> {
+        let mut roots = BTreeMap::new();
+        if *of != self.home_space {
+            return Ok(roots);
+        }
+        for space in self.store.spaces().filter(|space| space.id != *of) {
+            let Some(attachment) = self.attachment(&space.id)? else {
+                continue;
+            };
+            let found = match attachment.root_identity {
+                Some(known) => Some((known.dev, known.ino)),
+                None => std::fs::metadata(OsStr::from_bytes(&attachment.root))
+                    .ok()
+                    .map(|found| (found.dev(), found.ino())),
+            };
+            roots.extend(found.map(|found| (found, self.space_name(&space.id))));
+        }
+        Ok(roots)
+    }
+
     /// Opens a space anew whose disk was closed.
     pub(super) fn reopen(&mut self, space: SpaceId, now: Now) -> Result<(), StoreError> {
         self.open_space(space, now)
@@ -141,7 +163,9 @@ impl Device {
     pub(super) fn refresh_tracking(&mut self, now: Now) -> Result<(), StoreError> {
         let space = self.home_space;
         let tracking = self.tracking(&space)?;
+        let other_roots = self.other_roots(&space)?;
         if let Some(worktree) = self.worktrees.get_mut(&space) {
+            worktree.set_other_roots(other_roots);
             let mut cx = Context {
                 store: &mut self.store,
                 packs: &mut self.packs,
@@ -386,6 +410,7 @@ impl Device {
         if let Some(attachment) = attached
             && self.worktrees.get(&space).is_none_or(Worktree::has_root)
             && !self.unopened.contains_key(&space)
+            && stands(&attachment)
         {
             let root = String::from_utf8_lossy(&attachment.root).into_owned();
             let error = CommandError::failed(format!("{name} is attached already, at {root}"));
@@ -585,6 +610,15 @@ impl Device {
         }
         Ok(roots)
     }
+}
+
+/// Whether the root is still the directory that was attached.
+fn stands(attachment: &Attachment) -> bool {
+    let found = std::fs::metadata(OsStr::from_bytes(&attachment.root));
+    let Some(known) = attachment.root_identity else {
+        return true;
+    };
+    found.is_ok_and(|found| found.ino() == known.ino)
 }
 
 fn fresh_attachment(root: &Path, join: Option<VersionVector>) -> Attachment {

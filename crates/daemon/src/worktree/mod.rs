@@ -185,6 +185,11 @@ pub struct Worktree {
     stuck: BTreeSet<Vec<u8>>,
     /// Paths never to touch: the daemon's own home, as (device, inode).
     own_home: Option<(u64, u64)>,
+    /// Roots of other spaces beneath this one, by device and inode: wherever they are moved they
+    /// are not this space's.
+    other_roots: BTreeMap<(u64, u64), String>,
+    /// Where such a root was met that is not at its place.
+    moved_roots: BTreeMap<RelPath, String>,
     /// Directories that are homes of daemons, whose keys must not leave them.
     homes: BTreeSet<RelPath>,
     offsets: content::Offsets,
@@ -391,7 +396,18 @@ impl Worktree {
                     .into(),
             in_the_way: false,
         });
-        root.chain(unwatched).chain(faults).chain(homes).collect()
+        let is_tracked = |path: &RelPath| self.tracking.class(path) != Class::Untracked;
+        let moved = self.moved_roots.iter().filter(|(path, _)| is_tracked(path));
+        let moved = moved.map(|(path, space)| Problem {
+            path: path.clone(),
+            what: format!(
+                "the root of the space {space} was moved here: move it back, or attach the space \
+                 here (`pacsync space attach {space} --at DIR`)"
+            ),
+            in_the_way: false,
+        });
+        let all = root.chain(unwatched).chain(faults);
+        all.chain(homes).chain(moved).collect()
     }
 
     /// Begins to end: nothing more is applied, and what was on its way is dropped with its
@@ -414,6 +430,17 @@ impl Worktree {
     /// aside may be the only copy of an edit.
     pub fn is_closed(&self) -> bool {
         self.displaced.is_empty() || self.root_trouble.is_some()
+    }
+
+    /// Tells which directories are roots of other spaces: device and inode, and the space's name.
+    pub fn set_other_roots(&mut self, roots: BTreeMap<(u64, u64), String>) {
+        self.other_roots = roots;
+        let disk = &self.disk;
+        let roots = &self.other_roots;
+        self.moved_roots.retain(|path, _| {
+            let found = disk.stat(path).ok().flatten();
+            found.is_some_and(|stat| roots.contains_key(&stat.identity.inode()))
+        });
     }
 
     /// False if the root is missing, or another directory stands at its place.

@@ -146,6 +146,8 @@ impl Worktree {
             stuck: Default::default(),
             own_home,
             homes: Default::default(),
+            other_roots: Default::default(),
+            moved_roots: Default::default(),
             offsets: Default::default(),
             leftovers: Default::default(),
             exact: Default::default(),

@@ -359,6 +359,11 @@ impl Worktree {
         if class == Class::Untracked || (class == Class::Above && stat.kind != FileKind::Dir) {
             return Ok(());
         }
+        if let Some(space) = self.other_roots.get(&stat.identity.inode()) {
+            self.moved_roots.insert(path, space.clone());
+            return Ok(());
+        }
+        self.moved_roots.remove(&path);
         let kind = match stat.kind {
             FileKind::File => Kind::File,
             FileKind::Dir => Kind::Dir,
@@ -590,6 +595,7 @@ impl Worktree {
         let identity = &entry.stat.identity;
         entry.stat.kind == FileKind::Other
             || self.own_home == Some(identity.inode())
+            || self.other_roots.contains_key(&identity.inode())
             || dir.join(&entry.name).is_ok_and(|path| {
                 self.tracking.class(&path) == Class::Untracked
                     || self
