@@ -74,9 +74,9 @@ fn what_is_forgotten_stays_on_disk_and_comes_back_when_added_again() {
     b.wait();
     in_step(&a, &b);
     assert!(b.root.join("dir/two").exists() && b.root.join("dir/three").exists());
-    // What differed when they met: the pac's shows, its own is kept and listed once.
-    let shown = fs::read_to_string(a.root.join("dir/one")).expect("is there");
-    assert_eq!(shown, "1");
+    // What was edited meanwhile is an edit of what stood there.
+    let shown = fs::read_to_string(b.root.join("dir/one")).expect("is there");
+    assert_eq!(shown, "only here");
     assert_eq!((a.conflicts(), b.conflicts()), (0, 0));
     write(b.root.join("dir/after"), "tracked again");
     a.comes_to_show(&b);
@@ -344,4 +344,38 @@ fn ignore_files_hold_for_what_lies_beneath_them() {
     for path in ["new.txt", "x.tmp", "build/out", "deep/er/z.tmp"] {
         assert!(shown(path), "{path} is missing");
     }
+}
+
+/// What was made of a version while it was forgotten is an edit of it, not a stranger.
+#[test]
+fn what_is_edited_while_forgotten_is_an_edit_when_it_is_added_again() {
+    let (a, b) = Device::pair_of();
+    let text = |last: &str| format!("one\ntwo\nthree\nfour\nfive\nsix\n{last}\n");
+    write(a.root.join("dir/doc"), text("seven"));
+    write(a.root.join("dir/other"), "first");
+    in_step(&a, &b);
+    let dir = a.root.join("dir");
+    let dir = dir.to_str().expect("text");
+    a.ok(["forget", dir]);
+    a.wait();
+    b.wait();
+    write(a.root.join("dir/doc"), text("seven, on a"));
+    write(a.root.join("dir/other"), "newest");
+    a.down();
+    a.restart();
+    // The other side's edit of another line meets it.
+    write(
+        b.root.join("dir/doc"),
+        text("seven").replace("one", "one, on b"),
+    );
+    a.ok(["add", dir]);
+    b.scan();
+    in_step(&a, &b);
+    let read = |path: &str| fs::read_to_string(b.root.join(path)).expect("is there");
+    assert_eq!(read("dir/other"), "newest");
+    assert_eq!(
+        read("dir/doc"),
+        text("seven, on a").replace("one", "one, on b")
+    );
+    assert_eq!((a.conflicts(), b.conflicts()), (0, 0));
 }

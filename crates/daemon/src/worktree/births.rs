@@ -144,6 +144,7 @@ impl Worktree {
                 }
             },
         };
+        let forgotten = b.index.take_forgotten(&node)?;
         let met = match (state.content, read) {
             // Of another kind: a node of its own; which one shows is the tree's to say.
             (_, read) if state.kind != kind => Met::Beside { read, one: false },
@@ -152,6 +153,18 @@ impl Worktree {
             (_, None) => return Ok(()),
             (Some(shown), Some(read)) if read.content.id == shown.content.id => {
                 Met::Bound(read, shown.row)
+            }
+            // What stood here when it was forgotten was edited since.
+            (Some(_), Some(mut read)) if self.is_binding(path) && forgotten.is_some() => {
+                let past = b.tree.past_for_edit(&node, forgotten.as_ref())?;
+                let keys = Keys {
+                    content: Some(read.content.clone()),
+                    ..Keys::default()
+                };
+                self.keep_manifest(b, &read)?;
+                let own = b.write(&Row::new(node, past, keys));
+                self.keep_edit(b, node, &mut read, None);
+                Met::Bound(read, own)
             }
             // In normal use nobody has chosen one of the two: their contents stand side by side.
             (Some(_), Some(read))

@@ -700,6 +700,7 @@ impl Worktree {
                         continue;
                     };
                     if self.tracking.class(&below) == Class::Untracked {
+                        remember_tree(&mut index, entry)?;
                         forget_tree(&mut index, &dir, &name)?;
                     } else if entry.kind == pacsync_protocol::row::Kind::Dir {
                         dirs.push((entry.node, below));
@@ -771,6 +772,22 @@ fn mark_all(txn: &Txn<'_>, no: u32) -> Result<Vec<NodeId>, StoreError> {
 }
 
 /// Drops a place and everything beneath it from the index.
+/// Notes of the files beneath something that is not tracked any more which versions they are: once
+/// they are tracked again, what stands there by then was made of those.
+fn remember_tree(
+    index: &mut pacsync_store::index::Index<'_>,
+    entry: pacsync_store::index::Entry,
+) -> Result<(), StoreError> {
+    let mut open = vec![entry];
+    while let Some(entry) = open.pop() {
+        if let Some(row) = entry.row {
+            index.note_forgotten(&entry.node, &row)?;
+        }
+        open.extend(index.children(&entry.node)?.into_iter().map(|(_, e)| e));
+    }
+    Ok(())
+}
+
 fn forget_tree(
     index: &mut pacsync_store::index::Index<'_>,
     parent: &NodeId,

@@ -231,6 +231,7 @@ impl Worktree {
         };
         if self.tracking.class(&path) == Class::Untracked {
             // Forgetting never deletes.
+            super::remember_tree(&mut b.index, entry)?;
             super::forget_tree(&mut b.index, &parent, &name)?;
             b.dirty = true;
             return Ok(Plan::Done);

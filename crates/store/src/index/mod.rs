@@ -54,6 +54,8 @@ const JOINED: Bytes = TableDefinition::new("set_aside");
 const HELD: Bytes = TableDefinition::new("held");
 /// Space, node: files whose content history has yet to keep.
 const UNKEPT: Bytes = TableDefinition::new("unkept");
+/// Of files that are not tracked any more: (space, node) to the row of what stood there then.
+const FORGOTTEN: Bytes = TableDefinition::new("forgotten");
 
 pub(crate) fn make_tables(tx: &WriteTransaction) -> Result<(), StoreError> {
     tx.open_table(ATTACHED)?;
@@ -71,6 +73,7 @@ pub(crate) fn make_tables(tx: &WriteTransaction) -> Result<(), StoreError> {
         JOINED,
         HELD,
         UNKEPT,
+        FORGOTTEN,
     ] {
         tx.open_table(table)?;
     }
@@ -226,6 +229,7 @@ impl<'t> Index<'t> {
         let end = after(&prefix);
         for table in [
             ENTRIES, LOCATIONS, INODES, SOURCES, PENDING, TRANSFERS, JOINED, HELD, UNKEPT,
+            FORGOTTEN,
         ] {
             self.table(table)?
                 .retain_in::<&[u8], _>(prefix.as_slice()..end.as_slice(), |_, _| false)?;

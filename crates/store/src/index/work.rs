@@ -1,10 +1,11 @@
 //! What the worktree engine has yet to do: nodes to render, its durable notes, transfers.
 
-use pacsync_protocol::{ContentId, NodeId};
+use pacsync_protocol::{ContentId, NodeId, RowId};
 use redb::{ReadableTable, TableDefinition};
 
 use super::{
-    DISPLACED, HELD, INTENTS, Index, JOINED, PENDING, Readable, TRANSFERS, UNKEPT, after, key,
+    DISPLACED, FORGOTTEN, HELD, INTENTS, Index, JOINED, PENDING, Readable, TRANSFERS, UNKEPT,
+    after, key,
 };
 use crate::error::StoreError;
 
@@ -162,6 +163,31 @@ impl Index<'_> {
     /// [`StoreError`].
     pub fn unkept(&self, limit: usize) -> Result<Vec<NodeId>, StoreError> {
         pending_in(&self.table(UNKEPT)?, self.space, None, limit)
+    }
+
+    /// Notes which version of a file stood on disk when it was forgotten.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn note_forgotten(&mut self, node: &NodeId, row: &RowId) -> Result<(), StoreError> {
+        let key = key(self.space, &[node.as_bytes()]);
+        self.table(FORGOTTEN)?
+            .insert(key.as_slice(), &row.as_bytes()[..])?;
+        Ok(())
+    }
+
+    /// Takes that note away.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn take_forgotten(&mut self, node: &NodeId) -> Result<Option<RowId>, StoreError> {
+        let key = key(self.space, &[node.as_bytes()]);
+        let mut table = self.table(FORGOTTEN)?;
+        let Some(bytes) = table.remove(key.as_slice())? else {
+            return Ok(None);
+        };
+        let row: Result<[u8; 32], _> = bytes.value().try_into();
+        Ok(row.ok().map(RowId::from_bytes))
     }
 
     /// Keeps a record and returns its number.
