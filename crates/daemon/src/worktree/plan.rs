@@ -281,7 +281,7 @@ impl Worktree {
                 return Ok(self.after_look(node, path, super::SETTLE_MS, b.now));
             }
             Occupant::Node(other) => {
-                if self.faults.is_unshowable(&other) || self.stays(b, &other)? {
+                if self.faults.is_unshowable(&other) || self.stays(b, &other, &place)? {
                     return self.unshowable(b, packs, &state, &place.path, Unshowable::Taken);
                 }
                 if self.is_ring(b, node, other)?
@@ -752,7 +752,7 @@ impl Worktree {
             // Its name changes to one that this disk takes for the same.
             Occupant::Node(other) if other == node => None,
             Occupant::Node(other) => {
-                if self.faults.is_unshowable(&other) || self.stays(b, &other)? {
+                if self.faults.is_unshowable(&other) || self.stays(b, &other, &place)? {
                     let why = Unshowable::Taken;
                     return self.stay(b, packs, rng, state, entry, from, &place.path, why);
                 }
@@ -859,8 +859,10 @@ impl Worktree {
         })
     }
 
-    /// Whether a node is on disk where the tree wants it, under that name.
-    fn stays(&self, b: &Batch<'_>, node: &NodeId) -> Result<bool, StoreError> {
+    /// Whether the node of a file that stands at a place under another name, which the disk takes
+    /// for the same, is where the tree wants it. Under the same name it is not: there the two are
+    /// about to become one.
+    fn stays(&self, b: &Batch<'_>, node: &NodeId, at: &Place) -> Result<bool, StoreError> {
         let (Some(state), Some((parent, name, _))) = (b.tree.node(node)?, b.index.entry_of(node)?)
         else {
             return Ok(false);
@@ -868,7 +870,7 @@ impl Worktree {
         let Wanted::Place(place) = self.wanted_place(b, &state)? else {
             return Ok(false);
         };
-        Ok(place.parent == parent && place.name == name)
+        Ok(place.parent == parent && place.name == name && name != at.name)
     }
 
     /// This disk cannot show a node as the tree has it. Once its content is on this device all is
