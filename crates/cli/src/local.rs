@@ -93,6 +93,16 @@ pub(crate) fn has_pac(home: &Path) -> Result<bool, CliError> {
     Home::at(home).has_pac().map_err(from_home)
 }
 
+/// Whether a home's keys and settings can be read. False if nobody is at home yet.
+pub(crate) fn check_home(home: &Path) -> Result<bool, CliError> {
+    let home = Home::at(home);
+    match home.load() {
+        Ok(_) => Ok(true),
+        Err(HomeError::NotFounded { .. }) => Ok(false),
+        Err(error) => Err(from_home(error)),
+    }
+}
+
 /// Makes a pac in a home that has none. `show` is given the words of its phrase;
 /// if it fails, nobody has seen them and there is no pac.
 pub(crate) fn found(

@@ -23,6 +23,7 @@ const CLOCK_MIN: Duration = Duration::from_secs(1_767_225_600);
 
 pub(crate) async fn doctor(context: &Context) -> Result<(), CliError> {
     let mut checks = vec![home(&context.home)];
+    checks.extend(content(&context.home));
     checks.extend(daemon(context).await?);
     if cfg!(target_os = "linux") {
         checks.push(limit("max_user_watches", WATCHES_MIN));
@@ -98,10 +99,27 @@ fn home(home: &Path) -> Check {
                 result,
                 format!("{shown} is {what} others (mode {mode:o})"),
             ),
-            format!("chmod 700 {shown}"),
+            format!("chmod 700 '{}'", shown.to_string().replace('\'', r"'\''")),
         )
     } else {
         check(NAME, CheckResult::Ok, format!("{shown}, mode {mode:o}"))
+    }
+}
+
+/// What the home holds.
+fn content(home: &Path) -> Option<Check> {
+    const NAME: &str = "keys and settings";
+    match local::check_home(home) {
+        Ok(false) => None,
+        Ok(true) => Some(check(NAME, CheckResult::Ok, "can be read")),
+        Err(CliError::Told(error)) => {
+            let found = check(NAME, CheckResult::Fail, error.message.clone());
+            Some(match &error.hint {
+                Some(hint) => hinted(found, hint.clone()),
+                None => found,
+            })
+        }
+        Err(_) => Some(check(NAME, CheckResult::Fail, "cannot be read")),
     }
 }
 

@@ -228,3 +228,32 @@ fn the_root_is_chosen_once() {
     let error = a.fails(2, ["up", "--root", other.to_str().expect("text")]);
     says(&error, a.root.to_str().expect("text"));
 }
+
+#[test]
+fn a_damaged_home_is_told_by_doctor_too() {
+    let a = Device::founded("a");
+    a.down();
+    for name in ["device.key", "pac", "config.json"] {
+        let path = a.home.join(name);
+        let whole = fs::read(&path).expect("reads");
+        for damage in [Some(&b"damaged"[..]), None] {
+            match damage {
+                Some(bytes) => fs::write(&path, bytes).expect("writes"),
+                None => fs::remove_file(&path).expect("removes"),
+            }
+            let up = a.fails(1, ["up"]);
+            assert!(up["hint"].is_string(), "{name}: {up}");
+            let output = a.cli(["doctor", "--json"]);
+            assert_eq!(output.status.code(), Some(1), "{name}: {output:?}");
+            let report = json(&output);
+            let checks = report["checks"].as_array().expect("a list").iter();
+            let told = checks.filter(|c| c["result"] == "fail" && c["hint"].is_string());
+            assert_eq!(told.count(), 1, "{name}: {report}");
+            use std::os::unix::fs::PermissionsExt;
+            fs::write(&path, &whole).expect("writes");
+            let only_us = fs::Permissions::from_mode(0o600);
+            fs::set_permissions(&path, only_us).expect("sets the mode");
+        }
+    }
+    a.restart();
+}

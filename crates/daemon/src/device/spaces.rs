@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use pacsync_protocol::crypto::{Key, random};
 use pacsync_protocol::pairing::{Peer as PairingPeer, Welcome};
 use pacsync_protocol::roster::{EpochSecret, Placement, RosterEntry};
+use pacsync_protocol::row::RESERVED_PREFIX;
 use pacsync_protocol::segment::Entry;
 use pacsync_protocol::{DeviceId, SpaceId, VersionVector};
 use pacsync_store::StoreError;
@@ -556,6 +557,8 @@ impl Device {
         };
         std::fs::create_dir_all(at).map_err(failed)?;
         let root = std::fs::canonicalize(at).map_err(failed)?;
+        // Before it is said to all that there is such a space.
+        tempfile_in(&root).map_err(failed)?;
         if root.parent().is_none() {
             return Err(
                 CommandError::usage("the whole file system cannot be a space")
@@ -610,6 +613,14 @@ impl Device {
         }
         Ok(roots)
     }
+}
+
+/// Makes a file and removes it.
+fn tempfile_in(root: &Path) -> std::io::Result<()> {
+    let name = [RESERVED_PREFIX, b"t-try"].concat();
+    let path = root.join(OsStr::from_bytes(&name));
+    std::fs::File::create(&path)?;
+    std::fs::remove_file(path)
 }
 
 /// Whether the root is still the directory that was attached.

@@ -225,6 +225,11 @@ impl HomeError {
                 "update pacsync on both devices, then pair again with a new code".into()
             }
             Self::NoRoom { .. } => "make room on the disk, then try again".into(),
+            // A home that has lost a file.
+            Self::Io { path, source, .. } if source.kind() == io::ErrorKind::NotFound => format!(
+                "put the file back from a backup if you have one; otherwise: {}",
+                start_over(path.parent().unwrap_or(Path::new(".")))
+            ),
             Self::Io { .. } => "see that the disk is there and that you may write to it".into(),
         }
     }
