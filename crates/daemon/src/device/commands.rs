@@ -525,13 +525,15 @@ impl Device {
                 if nodes.is_empty() {
                     continue;
                 }
+                let mut paths: Vec<&RelPath> = nodes.values().collect();
+                paths.sort_unstable();
                 held.push(HeldDeletes {
                     space: name.clone(),
                     direction,
                     why: format!("more than half of the space: {why}"),
                     count: nodes.len() as u64,
-                    paths: nodes
-                        .values()
+                    paths: paths
+                        .into_iter()
                         .take(HELD_PATHS)
                         .map(|path| TextPath::from_bytes(path.as_bytes()))
                         .collect(),

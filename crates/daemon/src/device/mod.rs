@@ -445,8 +445,12 @@ impl Device {
         let own = self.store.identity().keys.id();
         crate::home::check_may_enrol(self.store.roster(), &own, role).map_err(|error| {
             let names = error.admins().iter().map(|admin| self.device_name(admin));
+            let hint = match error.admins().is_empty() {
+                true => "`pacsync pair` lets in a member, `--role admin` an admin",
+                false => "run `pacsync pair` on one of these devices",
+            };
             crate::control::CommandError::not_authorised(error.to_string())
-                .with_hint("run `pacsync pair` on one of these devices")
+                .with_hint(hint)
                 .with_items(names)
         })
     }
