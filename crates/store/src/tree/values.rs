@@ -412,13 +412,14 @@ impl<B: Backend> Tree<B> {
     }
 
     /// A row that all ways back from another run through and before which they meet none of the
-    /// others: those are of no higher generation than `others`, so nothing in between is behind any.
+    /// others: those are of no higher generation than `others`, and nothing in between is of one so low.
     fn skip(&self, link: &Link, others: Option<u64>) -> Result<Option<RowId>, TreeError> {
         let (Some(back), Some(others)) = (&link.back, others) else {
             return Ok(None);
         };
         for far in [back.jump, back.gate] {
-            if self.link(&far)?.generation >= others {
+            // What is passed may be of the same generation as where it ends.
+            if self.link(&far)?.generation > others {
                 return Ok(Some(far));
             }
         }

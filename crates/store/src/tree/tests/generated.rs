@@ -475,3 +475,9 @@ proptest! {
         check(seed, true);
     }
 }
+
+/// A row of the same generation as the one that all ways run through was passed over.
+#[test]
+fn two_beginnings_that_both_sides_share() {
+    check(9295599541541149859, false);
+}
