@@ -203,7 +203,12 @@ impl<B: Backend> Tree<B> {
         if let [value] = register.values.as_slice()
             && value.rows.iter().any(|row| bases.contains(row))
         {
-            bases.extend(register.idle);
+            // Some of them may have the shown content.
+            for id in register.idle {
+                if !bases.contains(&id) {
+                    bases.push(id);
+                }
+            }
         }
         let mut candidates = bases.clone();
         let mut known: BTreeSet<RowId> = bases.iter().copied().collect();

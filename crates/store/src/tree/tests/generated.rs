@@ -481,3 +481,9 @@ proptest! {
 fn two_beginnings_that_both_sides_share() {
     check(9295599541541149859, false);
 }
+
+/// A newest row that yields to another, and has its content, was in the past of an edit twice.
+#[test]
+fn an_idle_row_with_the_shown_content() {
+    check(14480301605515401262, false);
+}
