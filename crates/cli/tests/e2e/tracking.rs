@@ -57,6 +57,15 @@ fn what_is_forgotten_stays_on_disk_and_comes_back_when_added_again() {
     for device in [&a, &b] {
         assert!(device.root.join("dir/one").exists() && device.root.join("dir/two").exists());
     }
+    let listed = a.ok(["ls"])["entries"].clone();
+    let paths: Vec<&str> = listed
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|entry| entry["path"].as_str())
+        .collect();
+    assert_eq!(paths, ["kept"], "what is forgotten is not listed");
+    a.fails(1, ["ls", dir.to_str().expect("text")]);
     // Nobody follows it any more.
     write(a.root.join("dir/one"), "only here");
     write(a.root.join("dir/three"), "only here");

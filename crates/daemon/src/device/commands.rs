@@ -21,7 +21,7 @@ use crate::control::api::{
 };
 use crate::control::{Command, CommandError, DeletesAction, Reply};
 use crate::disk::RelPath;
-use crate::worktree::{Context, Now, Progress, Tracking};
+use crate::worktree::{Class, Context, Now, Progress, Tracking};
 
 /// How long `connect` waits for an answer.
 const CONNECT_MS: u64 = 12_000;
@@ -437,6 +437,15 @@ impl Device {
             .transpose()
             .map_err(|e| CommandError::usage(e.to_string()))?;
         let limit = limit.clamp(1, LS_LIMIT_MAX);
+        let tracking = match space == self.home_space {
+            true => Some(
+                self.store
+                    .document(&space, &settings_id(&space))
+                    .map(|settings| Tracking::from_settings(&settings))
+                    .map_err(|e| store_error(&e))?,
+            ),
+            false => None,
+        };
         let collect = || -> Result<(Vec<Entry>, bool, bool), StoreError> {
             let no = self.store.space(&space)?.no;
             let tx = self.store.read()?;
@@ -447,7 +456,12 @@ impl Device {
                 index: &index,
                 after: after.as_ref(),
                 limit,
+                tracking: tracking.as_ref(),
             };
+            let is_tracked = |tracking: &Tracking| tracking.class(&prefix) != Class::Untracked;
+            if !prefix.is_root() && !tracking.as_ref().is_none_or(is_tracked) {
+                return Ok((vec![], false, false));
+            }
             let names: Vec<Name> = prefix.names().filter_map(|n| Name::new(n).ok()).collect();
             let Some(node) = tree.lookup(&names)? else {
                 return Ok((vec![], false, false));
@@ -669,6 +683,8 @@ struct TreeWalk<'a> {
     index: &'a IndexReader<'a>,
     after: Option<&'a RelPath>,
     limit: usize,
+    /// What of the home space is tracked.
+    tracking: Option<&'a Tracking>,
 }
 
 impl TreeWalk<'_> {
@@ -697,7 +713,10 @@ impl TreeWalk<'_> {
                     let skipped = self
                         .after
                         .is_some_and(|after| below < *after && !after.starts_with(&below));
-                    if !skipped {
+                    let tracked = self
+                        .tracking
+                        .is_none_or(|tracking| tracking.class(&below) != Class::Untracked);
+                    if !skipped && tracked {
                         children.push((below, child));
                     }
                 }
