@@ -182,11 +182,25 @@ impl Machine {
     pub(crate) fn pid(&self) -> Option<Pid> {
         let text = fs::read_to_string(self.home.join("lock")).ok()?;
         let pid = Pid::from_raw(text.trim().parse().ok()?)?;
-        let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).ok()?;
+        self.is_own(pid).then_some(pid)
+    }
+
+    fn is_own(&self, pid: Pid) -> bool {
+        let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()));
+        let line = line.unwrap_or_default();
+        let mut words = line.split(|byte| *byte == 0);
         let home = self.home.as_os_str().as_encoded_bytes();
-        line.split(|byte| *byte == 0)
-            .any(|word| word == home)
-            .then_some(pid)
+        words.any(|word| word == home) && words.any(|word| word == b"daemon")
+    }
+
+    /// Daemons of this home among all processes.
+    fn running(&self) -> Vec<Pid> {
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        processes
+            .filter_map(|process| process.file_name().to_str()?.parse().ok())
+            .filter_map(Pid::from_raw)
+            .filter(|pid| self.is_own(*pid))
+            .collect()
     }
 
     /// Ends the daemon as a power cut would, and waits until it is gone.
@@ -301,9 +315,11 @@ impl Drop for Machine {
                 say(&format!("{}: {line}", self.name));
             }
         }
-        if !keeps()
-            && let Some(pid) = self.pid()
-        {
+        if keeps() {
+            return;
+        }
+        // Its home, with the file that tells its pid, may be gone before it.
+        for pid in self.pid().into_iter().chain(self.running()) {
             let _ = kill_process(pid, Signal::KILL);
         }
     }

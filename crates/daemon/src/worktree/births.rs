@@ -144,7 +144,10 @@ impl Worktree {
                 }
             },
         };
-        let forgotten = b.index.take_forgotten(&node)?;
+        let made_of = match b.index.take_forgotten(&node)? {
+            Some(row) => b.tree.past_for_edit(&node, Some(&row))?,
+            None => vec![],
+        };
         let met = match (state.content, read) {
             // Of another kind: a node of its own; which one shows is the tree's to say.
             (_, read) if state.kind != kind => Met::Beside { read, one: false },
@@ -155,14 +158,13 @@ impl Worktree {
                 Met::Bound(read, shown.row)
             }
             // What stood here when it was forgotten was edited since.
-            (Some(_), Some(mut read)) if self.is_binding(path) && forgotten.is_some() => {
-                let past = b.tree.past_for_edit(&node, forgotten.as_ref())?;
+            (Some(_), Some(mut read)) if self.is_binding(path) && !made_of.is_empty() => {
                 let keys = Keys {
                     content: Some(read.content.clone()),
                     ..Keys::default()
                 };
                 self.keep_manifest(b, &read)?;
-                let own = b.write(&Row::new(node, past, keys));
+                let own = b.write(&Row::new(node, made_of, keys));
                 self.keep_edit(b, node, &mut read, None);
                 Met::Bound(read, own)
             }

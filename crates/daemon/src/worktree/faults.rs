@@ -84,16 +84,7 @@ impl Faults {
     pub(super) fn note_node(&mut self, path: &RelPath, node: NodeId, what: String, now: Now) {
         let before = self.nodes.get(&node).map(|node| &node.fault);
         let fault = Fault::after(before, what, now);
-        let path = path.clone();
-        let standing = Standing::Stuck;
-        self.nodes.insert(
-            node,
-            NodeFault {
-                path,
-                fault,
-                standing,
-            },
-        );
+        self.put_node(node, path.clone(), fault, Standing::Stuck);
     }
 
     /// Notes that this disk cannot show a node: nothing is left to do, unless it makes room for
@@ -116,16 +107,7 @@ impl Faults {
             retry_ms,
             tries: 0,
         };
-        let path = path.clone();
-        let standing = Standing::Unshowable;
-        self.nodes.insert(
-            node,
-            NodeFault {
-                path,
-                fault,
-                standing,
-            },
-        );
+        self.put_node(node, path.clone(), fault, Standing::Unshowable);
     }
 
     /// The same of what lies beneath such a directory, which is planned anew when that one is made.
@@ -135,16 +117,16 @@ impl Faults {
             retry_ms: u64::MAX,
             tries: 0,
         };
-        let path = RelPath::root();
-        let standing = Standing::Beneath;
-        self.nodes.insert(
-            node,
-            NodeFault {
-                path,
-                fault,
-                standing,
-            },
-        );
+        self.put_node(node, RelPath::root(), fault, Standing::Beneath);
+    }
+
+    fn put_node(&mut self, node: NodeId, path: RelPath, fault: Fault, standing: Standing) {
+        let fault = NodeFault {
+            path,
+            fault,
+            standing,
+        };
+        self.nodes.insert(node, fault);
     }
 
     /// What this disk cannot show as long as something else stands where it stands.

@@ -26,6 +26,7 @@ mod settle;
 mod texts;
 mod tracking;
 mod transfer;
+mod unshown;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
