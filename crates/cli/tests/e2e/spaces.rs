@@ -171,7 +171,7 @@ fn what_was_replaced_before_a_detach_is_kept_and_no_temporary_file_stays() {
 /// A disk that is lost for good, or a directory put back from a backup.
 #[test]
 fn a_home_space_whose_root_is_gone_is_attached_anew() {
-    let (a, b) = Device::pair_of();
+    let (a, mut b) = Device::pair_of();
     write(b.root.join("dir/kept"), "kept");
     write(b.root.join("edited"), "before");
     b.wait();
@@ -204,6 +204,29 @@ fn a_home_space_whose_root_is_gone_is_attached_anew() {
     assert_eq!(fs::read(b.root.join("dir/kept")).expect("is back"), b"kept");
     assert_eq!(fs::read(b.root.join("edited")).expect("reads"), b"before");
     assert_eq!(a.tree().files(), 3);
+    // To another place, of which the next start knows.
+    fs::rename(&b.root, b.beside("away again")).expect("moves");
+    b.root = b.beside("elsewhere");
+    b.ok(["space", "attach", "home", "--at", &text(&b.root)]);
+    b.wait();
+    a.wait();
+    check_same(
+        &read(&a.root).without_mtimes(),
+        &read(&b.root).without_mtimes(),
+    );
+    b.down();
+    b.ok(["up", "--root", &text(&b.root)]);
+    b.wait();
+}
+
+/// Nothing is said of a space whose root cannot be written to.
+#[test]
+fn a_root_that_cannot_be_used_makes_no_space() {
+    let a = Device::founded("a");
+    let error = a.fails(1, ["space", "create", "x", "--at", "/proc"]);
+    assert!(error["hint"].is_string(), "{error}");
+    let spaces = a.ok(["space", "ls"])["spaces"].clone();
+    assert_eq!(spaces.as_array().map(Vec::len), Some(1), "{spaces}");
 }
 
 /// A directory above the root of a space is renamed on another device, or by hand.

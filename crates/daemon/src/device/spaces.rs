@@ -438,13 +438,8 @@ impl Device {
         self.place(&space, true, Some((&root, join)), now)
             .map_err(|e| store_error(&e))?;
         if space == self.home_space {
-            let saved = self.home.load_config().and_then(|mut config| {
-                config.root = root;
-                self.home.save_config(&config)
-            });
-            if let Err(error) = saved {
-                tracing::warn!(%error, "settings not saved");
-            }
+            self.config.root = root;
+            self.config_changed = true;
         }
         self.event(EventKind::Space {
             space: name.to_owned(),
@@ -557,8 +552,6 @@ impl Device {
         };
         std::fs::create_dir_all(at).map_err(failed)?;
         let root = std::fs::canonicalize(at).map_err(failed)?;
-        // Before it is said to all that there is such a space.
-        tempfile_in(&root).map_err(failed)?;
         if root.parent().is_none() {
             return Err(
                 CommandError::usage("the whole file system cannot be a space")
@@ -600,6 +593,8 @@ impl Device {
                 .with_hint("choose a directory outside of it"));
             }
         }
+        // Before it is said to all that there is such a space.
+        try_to_write(&root).map_err(failed)?;
         Ok(root)
     }
 
@@ -616,11 +611,14 @@ impl Device {
 }
 
 /// Makes a file and removes it.
-fn tempfile_in(root: &Path) -> std::io::Result<()> {
+fn try_to_write(root: &Path) -> std::io::Result<()> {
     let name = [RESERVED_PREFIX, b"t-try"].concat();
     let path = root.join(OsStr::from_bytes(&name));
-    std::fs::File::create(&path)?;
-    std::fs::remove_file(path)
+    match std::fs::File::create_new(&path) {
+        // Left by a crash; a scan sweeps it.
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => std::fs::remove_file(path),
+    }
 }
 
 /// Whether the root is still the directory that was attached.
