@@ -389,7 +389,9 @@ impl Worktree {
             what: what.into(),
             in_the_way,
         });
-        let homes = self.homes.iter().map(|path| Problem {
+        let stands = |path: &RelPath| matches!(self.disk.stat(path), Ok(Some(_)));
+        let homes = self.homes.iter().filter(|path| stands(path));
+        let homes = homes.map(|path| Problem {
             path: path.clone(),
             what:
                 "a home of pacsync, with the keys of a device: what is in it is not synced; keep \
@@ -397,8 +399,9 @@ impl Worktree {
                     .into(),
             in_the_way: false,
         });
-        let is_tracked = |path: &RelPath| self.tracking.class(path) != Class::Untracked;
-        let moved = self.moved_roots.iter().filter(|(path, _)| is_tracked(path));
+        let is_told =
+            |path: &RelPath| self.tracking.class(path) != Class::Untracked && stands(path);
+        let moved = self.moved_roots.iter().filter(|(path, _)| is_told(path));
         let moved = moved.map(|(path, space)| Problem {
             path: path.clone(),
             what: format!(
@@ -425,6 +428,8 @@ impl Worktree {
     /// Goes on after all.
     pub fn reopen(&mut self) {
         self.closing = false;
+        // What was on its way was dropped.
+        self.begin_others();
     }
 
     /// Whether nothing is left within reach that only the index knows of: what applies have put

@@ -188,13 +188,14 @@ impl Worktree {
     }
 
     /// Brings every intent to an end: done, or never begun.
-    fn mend(&mut self, cx: &mut Context<'_>) -> Result<(), StoreError> {
+    fn mend(&mut self, cx: &mut Context<'_>) -> Result<(), OpenError> {
         let txn = cx.store.begin()?;
         let mut any = false;
         {
             let mut index = txn.index(self.no)?;
             for (number, bytes) in index.notes(NoteKind::Intent)? {
-                let mut intent: Intent = cbor::decode("intent", &bytes)?;
+                let mut intent: Intent =
+                    cbor::decode("intent", &bytes).map_err(StoreError::from)?;
                 if intent.act == Act::Stray {
                     self.strays.insert(intent.name, number);
                     continue;
@@ -236,7 +237,7 @@ impl Worktree {
         index: &mut pacsync_store::index::Index<'_>,
         intent: &Intent,
         now: Now,
-    ) -> Result<Vec<Mended>, StoreError> {
+    ) -> Result<Vec<Mended>, OpenError> {
         // Directories may have been moved since: their nodes know where they are.
         let dir = match path_of(index, &intent.parent)? {
             Some(dir) => dir,
@@ -282,7 +283,7 @@ impl Worktree {
         path: &RelPath,
         at_path: Option<Stat>,
         now: Now,
-    ) -> Result<Vec<Mended>, StoreError> {
+    ) -> Result<Vec<Mended>, OpenError> {
         let Some(new) = intent.new else {
             return Ok(vec![]);
         };
@@ -316,7 +317,8 @@ impl Worktree {
                     Err(error) if error.is_exists() => {
                         found.push(Mended::Aside(self.aside(intent, &aside, old, now)));
                     }
-                    Err(error) => return Err(StoreError::Io(error.source)),
+                    // The space is opened when that can be done: its absence would be a delete.
+                    Err(error) => return Err(error.into()),
                     Ok(()) => {}
                 },
             }
