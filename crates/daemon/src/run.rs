@@ -527,6 +527,7 @@ impl Runner {
             Command::SpaceCreate { reply, .. }
             | Command::SpaceAttach { reply, .. }
             | Command::SpaceDetach { reply, .. } => drop(reply.send(Err(error))),
+            Command::SpaceKeep { reply, .. } => drop(reply.send(Err(error))),
             Command::SpaceLs { reply } => drop(reply.send(Err(error))),
             Command::Devices { reply } => drop(reply.send(Err(error))),
             Command::Connect { reply, .. } => drop(reply.send(Err(error))),

@@ -9,6 +9,7 @@ pub mod content;
 pub mod documents;
 pub mod error;
 pub mod index;
+pub mod keep;
 pub mod merge;
 pub mod replica;
 mod tables;

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use pacsync_daemon::control::api::{
-    PathArg, SpaceAtRequest, SpaceList, SpaceReport, SpaceRequest, SpaceStatus,
+    KeepChange, KeepFor, KeepReport, KeepRequest, PathArg, SpaceAtRequest, SpaceList, SpaceReport,
+    SpaceRequest, SpaceStatus,
 };
 
 use super::{Context, status};
@@ -22,6 +23,8 @@ pub(crate) enum SpaceCommand {
     Detach(SpaceArgs),
     /// List the spaces of the pac
     Ls,
+    /// Show or set how long earlier versions and deleted files of a space are kept
+    Keep(SpaceKeepArgs),
 }
 
 #[derive(Debug, Args)]
@@ -40,6 +43,25 @@ pub(crate) struct SpaceArgs {
     name: String,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct SpaceKeepArgs {
+    /// Name of the space
+    #[arg(default_value = "home")]
+    name: String,
+
+    /// Texts of up to 1 MiB: `forever`, or days as in 90d
+    #[arg(long, value_name = "LENGTH")]
+    text: Option<KeepFor>,
+
+    /// All else: `forever`, or days as in 30d
+    #[arg(long, value_name = "LENGTH")]
+    rest: Option<KeepFor>,
+
+    /// How much of a device's disk all else may take, in percent: the oldest goes first
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    disk: Option<u8>,
+}
+
 pub(crate) async fn space(context: &Context, command: &SpaceCommand) -> Result<(), CliError> {
     match command {
         SpaceCommand::Create(args) => place(context, args, "/v1/spaces", "created").await,
@@ -56,6 +78,7 @@ pub(crate) async fn space(context: &Context, command: &SpaceCommand) -> Result<(
                 )
             })
         }
+        SpaceCommand::Keep(args) => keep(context, args).await,
         SpaceCommand::Ls => {
             let list: SpaceList = context.client.get("/v1/spaces").await?;
             context.output.show(&list, |list| {
@@ -64,6 +87,48 @@ pub(crate) async fn space(context: &Context, command: &SpaceCommand) -> Result<(
             })
         }
     }
+}
+
+async fn keep(context: &Context, args: &SpaceKeepArgs) -> Result<(), CliError> {
+    let request = KeepRequest {
+        name: args.name.clone(),
+        change: KeepChange {
+            text: args.text.map(|length| length.to_string()),
+            rest: args.rest.map(|length| length.to_string()),
+            percent: args.disk,
+        },
+    };
+    let report: KeepReport = context.client.post("/v1/spaces/keep", &request).await?;
+    context.output.show(&report, |report| {
+        let words = |length: &str| match length {
+            "forever" => "for ever".to_owned(),
+            days => match days.trim_end_matches('d').parse() {
+                Ok(days) => count(days, "day"),
+                Err(_) => days.to_owned(),
+            },
+        };
+        let rows = [
+            ("texts up to 1 MiB", words(&report.text)),
+            (
+                "all else",
+                format!(
+                    "{}, at most {} % of a disk",
+                    words(&report.rest),
+                    report.percent
+                ),
+            ),
+            ("kept here, of all spaces", size(report.bytes)),
+        ];
+        let rows: Vec<Vec<String>> = rows
+            .into_iter()
+            .map(|(what, how)| vec![what.to_owned(), how])
+            .collect();
+        format!(
+            "{} keeps what nothing shows any more\n{}",
+            visible(&report.space),
+            table("  ", &rows)
+        )
+    })
 }
 
 async fn place(

@@ -328,3 +328,68 @@ fn a_restore_beats_a_delete_that_it_has_not_seen() {
     in_step(&a, &b);
     assert_eq!(read(&b, "f"), text(1, 100).as_bytes());
 }
+
+#[test]
+fn what_a_space_keeps_no_longer_goes_everywhere_and_all_else_stays() {
+    let (a, b) = Device::pair_of();
+    let photo = |number| random_bytes(number, 20_000);
+    for device in [&a, &b] {
+        device.add(&["."]);
+    }
+    for number in 1..4 {
+        put(&a, "photo.jpg", photo(number));
+        put(
+            &a,
+            "notes.txt",
+            text(usize::try_from(number).expect("small"), 500),
+        );
+        in_step(&a, &b);
+    }
+    // What another device's edit replaced is kept by this one.
+    let kept = |device: &Device, path: &str| -> Vec<String> {
+        let versions = log(device, path);
+        let words = versions.iter().map(|version| version["kept"].as_str());
+        words.map(|word| word.expect("a word").to_owned()).collect()
+    };
+    b.until("what was replaced is kept", |b| {
+        (kept(b, "photo.jpg") == ["here", "here", "here"]).then_some(())
+    });
+    let policy = a.ok(["space", "keep"]);
+    assert_eq!(
+        (&policy["text"], &policy["rest"], &policy["percent"]),
+        (&"forever".into(), &"30d".into(), &10.into())
+    );
+    let set = a.ok(["space", "keep", "home", "--rest", "0d", "--disk", "3"]);
+    assert_eq!((&set["rest"], &set["percent"]), (&"0d".into(), &3.into()));
+    in_step(&a, &b);
+    b.until("the old photos are not kept any more", |b| {
+        let kept = kept(b, "photo.jpg");
+        (kept[0] == "here" && kept[1..].iter().all(|kept| kept != "here")).then_some(())
+    });
+    assert_eq!(b.ok(["space", "keep", "home"])["rest"], "0d");
+    let old = log(&b, "photo.jpg")[2]["version"].clone();
+    let old = old.as_str().expect("an id");
+    let message = restore_fails(&b, 1, "photo.jpg", &["--at", old]);
+    assert!(message.contains("not kept on any device"), "{message}");
+    assert_eq!(kept(&b, "notes.txt"), ["here", "here", "here"]);
+    restore(&b, "notes.txt", &[]);
+    assert_eq!(read(&b, "notes.txt"), text(2, 500).as_bytes());
+    assert_eq!(read(&b, "photo.jpg"), photo(3));
+}
+
+#[test]
+fn nonsense_sets_no_keep_policy() {
+    let device = Device::founded_whole("a");
+    for (code, args) in [
+        (2, ["home", "--rest", "soon"]),
+        (2, ["home", "--text", "-3d"]),
+        (2, ["home", "--disk", "101"]),
+        (1, ["pictures", "--rest", "3d"]),
+    ] {
+        let head = ["space", "keep"];
+        device.fails(code, head.iter().chain(&args));
+    }
+    assert_eq!(device.ok(["space", "keep"])["rest"], "30d");
+    let shown = device.cli(["space", "keep"]);
+    assert!(shown.status.success());
+}

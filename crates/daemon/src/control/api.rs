@@ -27,9 +27,9 @@ pub use history::{
     UndoReport, UndoneKind, UndonePath, UndoneWhat, Unrestored, Version, VersionKind,
 };
 pub use request::{
-    ConflictRequest, ConflictsRequest, ConnectRequest, DeletesRequest, LsRequest, PairAnswer,
-    PairCancelRequest, PairConfirmRequest, PairRequest, PathsRequest, ResolveKeep, ResolveRequest,
-    SpaceAtRequest, SpaceRequest, WaitRequest,
+    ConflictRequest, ConflictsRequest, ConnectRequest, DeletesRequest, KeepChange, KeepRequest,
+    LsRequest, PairAnswer, PairCancelRequest, PairConfirmRequest, PairRequest, PathsRequest,
+    ResolveKeep, ResolveRequest, SpaceAtRequest, SpaceRequest, WaitRequest,
 };
 pub use text::{PathArg, TextPath, TextRoot};
 
@@ -336,6 +336,23 @@ pub struct Listing {
 pub struct SpaceReport {
     /// The space after the change.
     pub space: SpaceStatus,
+}
+
+pub use pacsync_store::keep::KeepFor;
+
+/// Answer of `POST /v1/spaces/keep`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeepReport {
+    /// Name of the space.
+    pub space: String,
+    /// How long texts up to 1 MiB are kept once nothing shows them: `forever`, or days as in `90d`.
+    pub text: String,
+    /// The same of all else.
+    pub rest: String,
+    /// Of a device's disk, what all else may take.
+    pub percent: u8,
+    /// Bytes of what this device keeps of all spaces.
+    pub bytes: u64,
 }
 
 /// Answer of `GET /v1/spaces`.

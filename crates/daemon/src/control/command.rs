@@ -11,8 +11,8 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::api::{
     AddReport, ConflictList, ConnectReport, DeletesReport, DeviceList, DoctorReport, Event,
-    ForgetReport, Listing, LogReport, PairAnswer, PairEvent, ResolveKeep, ResolveReport,
-    RestoreReport, ScanReport, SpaceList, SpaceReport, Status, Stopping, UndoReport,
+    ForgetReport, KeepChange, KeepReport, Listing, LogReport, PairAnswer, PairEvent, ResolveKeep,
+    ResolveReport, RestoreReport, ScanReport, SpaceList, SpaceReport, Status, Stopping, UndoReport,
     VersionContents, WaitReport,
 };
 
@@ -150,6 +150,15 @@ pub enum Command {
         name: String,
         /// Gets the answer.
         reply: Reply<SpaceReport>,
+    },
+    /// Tells how long a space keeps what nothing shows any more, after changing what is given.
+    SpaceKeep {
+        /// Name or id of the space.
+        name: String,
+        /// What to change.
+        change: KeepChange,
+        /// Gets the answer.
+        reply: Reply<KeepReport>,
     },
     /// Lists all spaces of the pac that this device may see.
     SpaceLs {

@@ -18,11 +18,11 @@ use tokio::sync::broadcast;
 use super::api::{
     AddReport, ConflictList, ConflictRequest, ConflictsRequest, ConnectReport, ConnectRequest,
     DaemonInfo, DeletesReport, DeletesRequest, DeviceList, DoctorReport, Done, ErrorBody, Event,
-    EventKind, ForgetReport, LS_LIMIT_MAX, Listing, LogReport, LogRequest, LsRequest,
-    PairCancelRequest, PairConfirmRequest, PairRequest, PathArg, PathsRequest, ResolveReport,
-    ResolveRequest, RestoreReport, RestoreRequest, ScanReport, SpaceAtRequest, SpaceList,
-    SpaceReport, SpaceRequest, Status, Stopping, UndoReport, VersionContents, WaitReport,
-    WaitRequest,
+    EventKind, ForgetReport, KeepReport, KeepRequest, LS_LIMIT_MAX, Listing, LogReport, LogRequest,
+    LsRequest, PairCancelRequest, PairConfirmRequest, PairRequest, PathArg, PathsRequest,
+    ResolveReport, ResolveRequest, RestoreReport, RestoreRequest, ScanReport, SpaceAtRequest,
+    SpaceList, SpaceReport, SpaceRequest, Status, Stopping, UndoReport, VersionContents,
+    WaitReport, WaitRequest,
 };
 use super::command::{Command, CommandError, RestoreOrder, VersionAt};
 use super::pairing;
@@ -52,6 +52,7 @@ fn routes() -> Vec<(&'static str, &'static str, MethodRouter<App>)> {
         ("post", "/v1/spaces", post(space_create)),
         ("post", "/v1/spaces/attach", post(space_attach)),
         ("post", "/v1/spaces/detach", post(space_detach)),
+        ("post", "/v1/spaces/keep", post(space_keep)),
         ("post", "/v1/connect", post(connect)),
         ("post", "/v1/scan", post(scan)),
         ("post", "/v1/wait", post(wait)),
@@ -300,6 +301,19 @@ async fn space_detach(
     answer(
         app.core
             .ask(|reply| Command::SpaceDetach { name, reply })
+            .await,
+    )
+}
+
+async fn space_keep(State(app): State<App>, Body(body): Body<KeepRequest>) -> Answer<KeepReport> {
+    let KeepRequest { name, change } = body;
+    answer(
+        app.core
+            .ask(|reply| Command::SpaceKeep {
+                name,
+                change,
+                reply,
+            })
             .await,
     )
 }

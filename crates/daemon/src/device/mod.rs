@@ -13,6 +13,7 @@ mod crossing;
 mod dial;
 mod forks;
 mod history;
+mod keeping;
 mod reseal;
 mod sessions;
 mod spaces;
@@ -136,6 +137,7 @@ pub struct Device {
     alarms: BTreeMap<(SpaceId, DeviceId), String>,
     /// Devices that listeners were told to be in use in two places.
     shown_forks: BTreeSet<DeviceId>,
+    keeping: keeping::Keeping,
     /// When this device last began new logs because its own went on elsewhere.
     renewed_ms: Option<u64>,
 }
@@ -186,6 +188,7 @@ impl Device {
             judged: BTreeSet::new(),
             alarms: BTreeMap::new(),
             shown_forks: BTreeSet::new(),
+            keeping: keeping::Keeping::default(),
             renewed_ms: None,
         };
         for (id, addresses) in &device.config.known {
@@ -201,6 +204,7 @@ impl Device {
         device.open_spaces(now)?;
         device.introduce_again(now)?;
         device.reseal_later(now);
+        device.keep_from_now_on(now)?;
         Ok(device)
     }
 
@@ -265,6 +269,9 @@ impl Device {
         self.check_waiters(now)?;
         self.tell_progress(now);
         self.note_changes()?;
+        if !more {
+            more = self.sweep(now)?;
+        }
         Ok(more)
     }
 
@@ -293,6 +300,7 @@ impl Device {
             .chain(self.reseal_due)
             .chain(self.prune_due)
             .chain(self.want_due)
+            .chain(self.keeping.next_due())
             .min()
     }
 
@@ -348,14 +356,16 @@ impl Device {
                 worktree.mark([*node]);
             }
         }
+        self.kept_changes(&committed);
         if from.is_some() {
             self.count_deletes(&committed, now)?;
         }
         for (space, document) in &committed.documents {
-            if *space == self.home_space
-                && *document == pacsync_store::documents::settings_id(space)
-            {
-                self.refresh_tracking(now)?;
+            if *document == pacsync_store::documents::settings_id(space) {
+                self.policy_changed(space, now)?;
+                if *space == self.home_space {
+                    self.refresh_tracking(now)?;
+                }
             }
         }
         for space in &committed.applied {

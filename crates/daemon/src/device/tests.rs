@@ -25,6 +25,7 @@ use crate::net::{CloseCode, ConnId, Discovery, Lane};
 use crate::worktree::{Now, SETTLE_MS, Tracking, VACATED_MS};
 
 mod keeping;
+mod sweeping;
 mod undoing;
 
 struct Nowhere;

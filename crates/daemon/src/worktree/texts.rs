@@ -3,8 +3,7 @@
 //! The content of an edit is kept in the commit that writes its row; so is that of a new file,
 //! unless many come at once. Those, and what came from other devices, are kept a little later, some
 //! at a time: until then the file itself is the only copy here. Other contents are kept when an
-//! apply or a delete displaces them (`displaced`), and not before. Never here: what is kept for how
-//! long.
+//! apply or a delete displaces them (`displaced`), and not before. For how long: `pacsync_store::keep`.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -14,6 +13,7 @@ use pacsync_protocol::row::{INLINE_MAX, Kind};
 use pacsync_protocol::{ContentId, NodeId, RowId};
 use pacsync_store::content::packs::{PackEnd, PackError, PackRef, PackStore};
 use pacsync_store::index::{ContentTables, Index};
+pub(super) use pacsync_store::keep::{TEXT_MAX, is_text};
 use pacsync_store::tree::{Backend, Tree};
 use pacsync_store::{StoreError, Txn};
 
@@ -22,8 +22,6 @@ use super::content::Read;
 use super::settle::path_of;
 use super::{Context, Now, Worktree, file_identity};
 
-/// Longest text whose versions are kept. Bytes.
-pub(super) const TEXT_MAX: u64 = 1 << 20;
 /// New files that are kept at once where many come at a time.
 const BIRTHS_MAX: u64 = 64;
 /// Time after which one more may be.
@@ -93,11 +91,6 @@ impl Keeping {
         self.births += 1;
         true
     }
-}
-
-/// Whether bytes are a text: without NUL, or UTF-8.
-pub(super) fn is_text(bytes: &[u8]) -> bool {
-    !bytes.contains(&0) || std::str::from_utf8(bytes).is_ok()
 }
 
 /// Whether a content may be a text whose versions are kept and do not ride in their rows.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pacsync_protocol::row::{Kind, Name, RESERVED_PREFIX, Row};
+use pacsync_protocol::row::{Content, Kind, Name, RESERVED_PREFIX, Row};
 use pacsync_protocol::{ContentId, NodeId, RowId};
 use pacsync_store::tree::TreeReader;
 use pacsync_store::{Store, StoreError};
@@ -61,7 +61,7 @@ fn disk(runner: &Runner, at: usize) -> (Tree, Vec<String>) {
 /// What a replica knows: what its tree shows, what is alive, and all that was ever written.
 struct Replica {
     shown: BTreeMap<String, (Kind, Option<ContentId>, Option<u16>)>,
-    alive: BTreeSet<ContentId>,
+    alive: BTreeMap<ContentId, Content>,
     ever: BTreeSet<ContentId>,
     /// Contents that several rows have: a first join writes what the pac shows over its own.
     again: BTreeSet<ContentId>,
@@ -75,7 +75,7 @@ impl Replica {
     fn read(store: &Store) -> Result<Self, StoreError> {
         let mut replica = Self {
             shown: BTreeMap::new(),
-            alive: BTreeSet::new(),
+            alive: BTreeMap::new(),
             ever: BTreeSet::new(),
             again: BTreeSet::new(),
             inline: BTreeMap::new(),
@@ -105,12 +105,12 @@ impl Replica {
             if let Some(state) = tree.node(&node)?
                 && !state.dead
             {
+                let shown = state.content.map(|shown| shown.content);
+                let losers = state.losers.into_iter().map(|(_, content)| content);
+                let alive = shown.into_iter().chain(losers);
                 replica
                     .alive
-                    .extend(state.content.map(|shown| shown.content.id));
-                replica
-                    .alive
-                    .extend(state.losers.iter().map(|(_, content)| content.id));
+                    .extend(alive.map(|content| (content.id, content)));
             }
         }
         let mut open = vec![(NodeId::ROOT, String::new())];
@@ -528,7 +528,50 @@ pub(super) fn all(runner: &mut Runner) -> Result<(), Failure> {
         return Err(broken("convergence", differences));
     }
     versions(runner, &replicas)?;
+    can_be_read(runner, &replicas)?;
     no_echo(runner)
+}
+
+/// What shows, and what the other sides of conflicts are, some device can read, but for what its own
+/// user wrote over or deleted.
+fn can_be_read(runner: &Runner, replicas: &BTreeMap<usize, Replica>) -> Result<(), Failure> {
+    let keys = runner.nodes.values().find_map(|node| {
+        let space = node.device.as_ref()?.store().spaces().next()?;
+        space.id_keys.clone()
+    });
+    let (Some(replica), Some(keys)) = (replicas.values().next(), keys) else {
+        return Ok(());
+    };
+    let mut alive = vec![];
+    for version in lock(&runner.world).oracle.versions.values() {
+        let bytes = version
+            .bytes
+            .as_ref()
+            .filter(|_| version.superseded.is_none());
+        let id = bytes.map(|bytes| keys.content_id(bytes));
+        if let Some(content) = id.and_then(|id| replica.alive.get(&id)) {
+            let (number, device, path) = (version.number, version.device, &version.path);
+            let what = format!("version {number} that d{device} wrote to {path}");
+            alive.push((content, what));
+        }
+    }
+    let mut lost = vec![];
+    for (content, what) in alive {
+        let mut devices = runner
+            .nodes
+            .values()
+            .filter_map(|node| node.device.as_ref());
+        let readable = devices.try_fold(false, |found, device| {
+            Ok::<_, StoreError>(found || device.can_read(content)?)
+        });
+        if !readable.map_err(damaged)? {
+            lost.push(what);
+        }
+    }
+    if lost.is_empty() {
+        return Ok(());
+    }
+    Err(broken("what counts can be read", lost))
 }
 
 /// No loss, no zombies, no phantoms.
@@ -599,7 +642,7 @@ fn versions(runner: &Runner, replicas: &BTreeMap<usize, Replica>) -> Result<(), 
             continue;
         }
         let id = keys.content_id(bytes);
-        if replica.alive.contains(&id) {
+        if replica.alive.contains_key(&id) {
             continue;
         }
         let what = format!(
@@ -616,7 +659,7 @@ fn versions(runner: &Runner, replicas: &BTreeMap<usize, Replica>) -> Result<(), 
     }
     let alive: BTreeSet<&[u8]> = replica
         .alive
-        .iter()
+        .keys()
         .filter_map(|id| replica.inline.get(id))
         .flat_map(|bytes| lines_of(bytes))
         .collect();

@@ -141,6 +141,9 @@ struct Pack {
     listed: bool,
 }
 
+/// Size of the medium, as far as anybody asks: a tenth of it is room for some versions.
+const MEDIUM_BYTES: u64 = 256 << 10;
+
 /// Pack files in memory.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Packs(Arc<Mutex<BTreeMap<u32, Pack>>>);
@@ -245,5 +248,17 @@ impl PackFiles for PackDir {
             pack.listed = true;
         }
         Ok(())
+    }
+
+    fn remove(&mut self, pack: u32) -> io::Result<()> {
+        self.process.quietly(Op::PackWrite)?;
+        match locked(&self.packs.0).remove(&pack) {
+            Some(_) => Ok(()),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn medium_size(&self) -> io::Result<u64> {
+        Ok(MEDIUM_BYTES)
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct Profile {
     pub(crate) joiner: Option<usize>,
     /// All drop what everybody has as soon as they may.
     pub(crate) prunes: bool,
+    /// They keep what nothing shows for this long, texts and all else, and look often.
+    pub(crate) keeps: Option<(&'static str, &'static str)>,
 }
 
 impl Profile {
@@ -38,6 +40,7 @@ impl Profile {
             reader: None,
             joiner: None,
             prunes: false,
+            keeps: None,
         }
     }
 
@@ -97,6 +100,7 @@ pub(crate) fn weave(setup: &Setup, first: Vec<Step>) -> (Profile, Vec<Step>) {
             .then(|| below(rng, setup.devices as u64) as usize),
         joiner,
         prunes: false,
+        keeps: None,
     };
     let mishaps = Mishaps {
         devices,
@@ -143,6 +147,8 @@ pub(crate) fn weave(setup: &Setup, first: Vec<Step>) -> (Profile, Vec<Step>) {
         }
     }
     profile.prunes = one_in(rng, 2);
+    let keeps = [("forever", "0d"), ("0d", "0d"), ("0d", "forever")];
+    profile.keeps = keeps.get(below(rng, 8) as usize).copied();
     (profile, steps)
 }
 

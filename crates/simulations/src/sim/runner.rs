@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use pacsync_daemon::control::api::KeepChange;
 use pacsync_daemon::disk::FsEvent;
 use pacsync_daemon::net::{ConnId, ConnectFailure, Direction, Lane, PeerStanding};
 use pacsync_protocol::grant::Role;
@@ -20,6 +21,9 @@ use super::user;
 use super::world::{Armed, Counts, Crash, EPOCH_NS, Event, Shared, World, lock};
 
 const MS: u64 = 1_000_000;
+/// Time between two sweeps of history where it is kept for a short time, and the length of packs.
+const SWEEP_MS: u64 = 4_000;
+const SWEEP_PACK: u64 = 3_000;
 /// Virtual time that coming to rest may take.
 const REST_MAX_NS: u64 = 15 * 60 * 1_000 * MS;
 /// Steps of devices that coming to rest may take.
@@ -199,6 +203,18 @@ impl Runner {
         let founder = Node::found(&self.world, 0, self.seed_of(0)).map_err(failed)?;
         self.nodes.insert(0, founder);
         self.start(0)?;
+        if let Some((text, rest)) = self.profile.keeps {
+            let change = KeepChange {
+                text: Some(text.into()),
+                rest: Some(rest.into()),
+                percent: None,
+            };
+            let name = "home";
+            let kept = self.call(0, |device, now| Ok(device.space_keep(name, &change, now)))?;
+            if let Some(Err(error)) = kept {
+                return Err(broken("set-up", vec![error.to_string()]));
+            }
+        }
         for at in 1..setup.devices {
             if !self.join(at, 0, self.seed_of(at))? {
                 return Err(broken("set-up", vec!["the founder enrols nobody".into()]));
@@ -274,16 +290,20 @@ impl Runner {
         let Some(node) = self.nodes.get_mut(&at) else {
             return Ok(());
         };
-        match node.start() {
-            Ok(()) if self.profile.prunes => self
-                .call(at, |device, _| {
-                    device.prune_from(0, 1_000);
-                    Ok(())
-                })
-                .map(|_| ()),
-            Ok(()) => Ok(()),
-            Err(ended) => self.ended(at, ended),
+        if let Err(ended) = node.start() {
+            return self.ended(at, ended);
         }
+        let (prunes, sweeps) = (self.profile.prunes, self.profile.keeps.is_some());
+        self.call(at, |device, now| {
+            if prunes {
+                device.prune_from(0, 1_000);
+            }
+            if sweeps {
+                device.sweep_every(SWEEP_MS, SWEEP_PACK, now);
+            }
+            Ok(())
+        })?;
+        Ok(())
     }
 
     /// A process has come to its end.

@@ -5,7 +5,9 @@ use pacsync_protocol::{ChunkId, ContentId, NodeId};
 use redb::ReadableTable;
 
 use super::entries::nodes_below;
-use super::{CHUNKS, Index, MANIFEST_OF, MANIFESTS, PACKED, Readable, SOURCES, key};
+use super::{
+    CHUNKS, Index, MANIFEST_OF, MANIFESTS, PACKED, REPLACED, Readable, SOURCES, after, key,
+};
 use crate::content::packs::PackRef;
 use crate::error::StoreError;
 
@@ -25,6 +27,70 @@ fn pack_ref(bytes: &[u8]) -> Option<PackRef> {
         offset: u64::from_be_bytes(*offset),
         len: u32::from_be_bytes(rest.try_into().ok()?),
     })
+}
+
+/// What history is for a content that nothing shows any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Class {
+    /// A text, or part of one.
+    Text = 0,
+    /// All else.
+    Rest = 1,
+}
+
+/// Since when nothing shows what a pack holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replaced {
+    /// What it is.
+    pub class: Class,
+    /// By the clock of [`crate::keep`], in milliseconds.
+    pub since: u64,
+}
+
+/// Id of a chunk or of a small content.
+pub type PackedId = [u8; 32];
+
+pub(super) fn packed_after(
+    table: &impl Readable,
+    space: u32,
+    from: Option<&PackedId>,
+    limit: usize,
+) -> Result<Vec<(PackedId, PackRef)>, StoreError> {
+    let prefix = key(space, &[]);
+    let start = match from {
+        Some(id) => [key(space, &[id]), vec![0]].concat(),
+        None => prefix.clone(),
+    };
+    let end = after(&prefix);
+    let mut found = vec![];
+    for item in table
+        .range::<&[u8]>(start.as_slice()..end.as_slice())?
+        .take(limit)
+    {
+        let (key, value) = item?;
+        let id = key.value().get(4..).and_then(|id| id.try_into().ok());
+        found.extend(id.zip(pack_ref(value.value())));
+    }
+    Ok(found)
+}
+
+pub(super) fn replaced_in(
+    table: &impl Readable,
+    space: u32,
+    id: &PackedId,
+) -> Result<Option<Replaced>, StoreError> {
+    let found = table.fetch(&key(space, &[id]))?;
+    Ok(found.and_then(|bytes| {
+        let (class, since) = bytes.split_first()?;
+        Some(Replaced {
+            class: match class {
+                0 => Class::Text,
+                _ => Class::Rest,
+            },
+            since: u64::from_be_bytes(since.try_into().ok()?),
+        })
+    }))
 }
 
 /// Where content can be read from; on write and read transactions alike.
@@ -160,6 +226,56 @@ impl<'t> Index<'t> {
         self.table(PACKED)?
             .insert(key.as_slice(), pack_ref_bytes(at).as_slice())?;
         Ok(())
+    }
+
+    /// Up to `limit` of what packs hold, by id, after `from`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn packed_after(
+        &self,
+        from: Option<&PackedId>,
+        limit: usize,
+    ) -> Result<Vec<(PackedId, PackRef)>, StoreError> {
+        packed_after(&self.table(PACKED)?, self.space, from, limit)
+    }
+
+    /// Forgets where a pack holds something.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn remove_packed(&mut self, id: &PackedId) -> Result<(), StoreError> {
+        let key = key(self.space, &[id]);
+        self.table(PACKED)?.remove(key.as_slice())?;
+        self.table(REPLACED)?.remove(key.as_slice())?;
+        Ok(())
+    }
+
+    /// Since when nothing shows what a pack holds.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn replaced(&self, id: &PackedId) -> Result<Option<Replaced>, StoreError> {
+        replaced_in(&self.table(REPLACED)?, self.space, id)
+    }
+
+    /// Notes since when, or that something does; says whether that is news.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn set_replaced(
+        &mut self,
+        id: &PackedId,
+        replaced: Option<Replaced>,
+    ) -> Result<bool, StoreError> {
+        let key = key(self.space, &[id]);
+        let mut table = self.table(REPLACED)?;
+        let Some(Replaced { class, since }) = replaced else {
+            return Ok(table.remove(key.as_slice())?.is_some());
+        };
+        let value = [&[class as u8][..], &since.to_be_bytes()].concat();
+        table.insert(key.as_slice(), value.as_slice())?;
+        Ok(true)
     }
 
     /// Reads of content locations, the same as on a read transaction.

@@ -8,7 +8,7 @@ mod entries;
 mod reader;
 mod work;
 
-pub use contents::ContentTables;
+pub use contents::{Class, ContentTables, PackedId, Replaced};
 pub use entries::{Entry, FileIdentity};
 pub use reader::IndexReader;
 pub use work::{HeldKind, NoteKind};
@@ -48,6 +48,8 @@ const MANIFESTS: Bytes = TableDefinition::new("manifests");
 const CHUNKS: Bytes = TableDefinition::new("chunks");
 /// Space, 32-byte id of a chunk or a small content → [`PackRef`].
 const PACKED: Bytes = TableDefinition::new("packed");
+/// Space, id as in [`PACKED`] → class and time: since when nothing shows what a pack holds.
+const REPLACED: Bytes = TableDefinition::new("replaced");
 /// Space, group → content that was kept: what a first join set aside, listed once.
 const JOINED: Bytes = TableDefinition::new("set_aside");
 /// (space, node) → why its delete waits, and its path.
@@ -70,6 +72,7 @@ pub(crate) fn make_tables(tx: &WriteTransaction) -> Result<(), StoreError> {
         MANIFESTS,
         CHUNKS,
         PACKED,
+        REPLACED,
         JOINED,
         HELD,
         UNKEPT,

@@ -3,13 +3,14 @@
 use pacsync_protocol::{NodeId, cbor};
 use redb::ReadTransaction;
 
-use super::contents::{ContentTables, Tables};
+use super::contents::{ContentTables, PackedId, Replaced, Tables, packed_after, replaced_in};
 use super::entries::{Entry, nodes_below, split_location};
 use super::work::pending_in;
 use super::{
     ATTACHED, Attachment, CHUNKS, ENTRIES, INODES, JOINED, LOCATIONS, MANIFEST_OF, MANIFESTS,
-    PACKED, PENDING, Readable, SOURCES, key,
+    PACKED, PENDING, REPLACED, Readable, SOURCES, key,
 };
+use crate::content::packs::PackRef;
 use crate::error::StoreError;
 
 /// The index of one space within a read transaction.
@@ -114,6 +115,26 @@ impl<'t> IndexReader<'t> {
         let table = self.tx.open_table(JOINED)?;
         let found = table.below(&key(self.space, &[]), usize::MAX)?;
         Ok(found.into_iter().map(|(_, path)| path).collect())
+    }
+
+    /// Up to `limit` of what packs hold, by id, after `from`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn packed_after(
+        &self,
+        from: Option<&PackedId>,
+        limit: usize,
+    ) -> Result<Vec<(PackedId, PackRef)>, StoreError> {
+        packed_after(&self.tx.open_table(PACKED)?, self.space, from, limit)
+    }
+
+    /// Since when nothing shows what a pack holds.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn replaced(&self, id: &PackedId) -> Result<Option<Replaced>, StoreError> {
+        replaced_in(&self.tx.open_table(REPLACED)?, self.space, id)
     }
 
     /// Where content can be read from.

@@ -91,6 +91,27 @@ impl<B: Backend> Tree<B> {
 }
 
 impl Tree<ReadTables> {
+    /// Up to `limit` nodes, by id, after `from`: each once, as its representative.
+    ///
+    /// # Errors
+    /// [`TreeError`].
+    pub fn groups_after(
+        &self,
+        from: Option<&NodeId>,
+        limit: usize,
+    ) -> Result<(Vec<NodeId>, Option<NodeId>), TreeError> {
+        let mut groups = vec![];
+        let mut last = None;
+        for item in self.slots_after(from)?.take(limit) {
+            let (node, slot) = item?;
+            last = Some(node);
+            if matches!(slot, Slot::Group(_)) {
+                groups.push(node);
+            }
+        }
+        Ok((groups, last))
+    }
+
     /// The nodes that are dead by their own rule. Looks at every node of the space.
     ///
     /// # Errors

@@ -12,6 +12,7 @@
 //! | pending | space, number | what the next settle has to look at |
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use pacsync_protocol::row::Row;
@@ -235,9 +236,23 @@ impl TreeReader {
 
     /// Every node of the space and what the table says about it.
     pub(super) fn slots(&self) -> Result<Entries<'_, (NodeId, Slot)>, TreeError> {
-        let first = nodes_key(self.space, &NodeId::from_bytes([0; 16]));
+        self.slots_after(None)
+    }
+
+    /// The same of those after a node.
+    pub(super) fn slots_after(
+        &self,
+        from: Option<&NodeId>,
+    ) -> Result<Entries<'_, (NodeId, Slot)>, TreeError> {
+        let first = from.copied().unwrap_or(NodeId::from_bytes([0; 16]));
+        let first = nodes_key(self.space, &first);
         let last = nodes_key(self.space, &NodeId::from_bytes([0xff; 16]));
-        let range = self.b.nodes.range::<&[u8; 20]>(&first..=&last)?;
+        let first = match from {
+            Some(_) => Bound::Excluded(&first),
+            None => Bound::Included(&first),
+        };
+        let range = (first, Bound::Included(&last));
+        let range = self.b.nodes.range::<&[u8; 20]>(range)?;
         Ok(Box::new(range.map(|entry| {
             let (key, value) = entry?;
             let node = key.value().get(4..).and_then(NodeId::from_slice);

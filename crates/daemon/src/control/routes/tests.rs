@@ -243,6 +243,15 @@ fn answer_with_sample(command: Command) {
         | Command::SpaceDetach { reply, .. } => {
             reply.send(Ok(SpaceReport { space: space() })).is_ok()
         }
+        Command::SpaceKeep { name, reply, .. } => reply
+            .send(Ok(KeepReport {
+                space: name,
+                text: "forever".into(),
+                rest: "30d".into(),
+                percent: 10,
+                bytes: 5,
+            }))
+            .is_ok(),
         Command::SpaceLs { reply } => reply
             .send(Ok(SpaceList {
                 spaces: vec![space()],
@@ -565,6 +574,7 @@ async fn every_answer_is_as_described() {
             "/v1/spaces" if method == "post" => r#"{"name":"photos","at":"/p"}"#,
             "/v1/spaces/attach" => r#"{"name":"photos","at":"/p"}"#,
             "/v1/spaces/detach" => r#"{"name":"photos"}"#,
+            "/v1/spaces/keep" => r#"{"name":"photos","rest":"7d","percent":5}"#,
             "/v1/connect" => r#"{"address":"h:1"}"#,
             "/v1/conflicts/contents" => r#"{"path":"/a"}"#,
             "/v1/resolve" => r#"{"path":"/a","keep":{"edited":{"bytes":"AP8=","seen":["x"]}}}"#,

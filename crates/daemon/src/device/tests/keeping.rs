@@ -12,7 +12,7 @@ use crate::disk::RelPath;
 
 impl Founded {
     /// A device that tracks all of its root.
-    fn tracking(mut self) -> Self {
+    pub(super) fn tracking(mut self) -> Self {
         self.device
             .set_tracked(&[RelPath::root()], true, self.now)
             .expect("tracks");
@@ -21,7 +21,7 @@ impl Founded {
     }
 
     /// Looks at everything, and steps until that is through.
-    fn look_once(&mut self) {
+    pub(super) fn look_once(&mut self) {
         let space = self.device.home_space;
         let worktree = self.device.worktrees.get_mut(&space).expect("attached");
         worktree.request_scan(RelPath::root(), self.now);
@@ -37,7 +37,7 @@ impl Founded {
     }
 
     /// Lets time pass.
-    fn pass(&mut self, ms: u64) {
+    pub(super) fn pass(&mut self, ms: u64) {
         let end = self.now.ms + ms;
         while self.now.ms < end {
             self.now = at(self.now.ms + 10);
@@ -46,7 +46,7 @@ impl Founded {
     }
 
     /// What the packs have of a text.
-    fn kept(&self, text: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn kept(&self, text: &[u8]) -> Option<Vec<u8>> {
         let device = &self.device;
         let space = device.store.space(&device.home_space).expect("known");
         let keys = space.id_keys.as_ref().expect("keys");
@@ -78,7 +78,7 @@ fn restore(founded: &mut Founded, order: RestoreOrder) -> Result<RestoreReport, 
     panic!("no answer");
 }
 
-fn text(number: usize, len: usize) -> Vec<u8> {
+pub(super) fn text(number: usize, len: usize) -> Vec<u8> {
     let mut text = format!("text {number}\n").into_bytes();
     let mut noise = vec![0; len];
     rng().fill_bytes(&mut noise);

@@ -55,6 +55,18 @@ pub trait PackFiles: Send + Sync {
     /// # Errors
     /// See [`PackFiles::list`].
     fn sync_dir(&mut self) -> io::Result<()>;
+
+    /// Removes a pack. After a crash it may be there again, as it was.
+    ///
+    /// # Errors
+    /// See [`PackFiles::list`].
+    fn remove(&mut self, pack: u32) -> io::Result<()>;
+
+    /// Size in bytes of the medium, all that is on it included.
+    ///
+    /// # Errors
+    /// See [`PackFiles::list`].
+    fn medium_size(&self) -> io::Result<u64>;
 }
 
 /// A directory of mode 0700 with files `00000001.pack` of mode 0600.
@@ -159,5 +171,21 @@ impl PackFiles for DiskFiles {
 
     fn sync_dir(&mut self) -> io::Result<()> {
         File::open(&self.dir)?.sync_all()
+    }
+
+    fn remove(&mut self, pack: u32) -> io::Result<()> {
+        if self.writer.as_ref().is_some_and(|(open, _)| *open == pack) {
+            self.writer = None;
+        }
+        self.readers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&pack);
+        fs::remove_file(self.path(pack))
+    }
+
+    fn medium_size(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(&self.dir)?;
+        Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
     }
 }

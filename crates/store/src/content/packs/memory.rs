@@ -19,6 +19,8 @@ pub enum Operation {
     Sync,
     /// [`PackFiles::sync_dir`].
     SyncDir,
+    /// [`PackFiles::remove`].
+    Remove,
 }
 
 #[derive(Debug, Default)]
@@ -218,5 +220,18 @@ impl PackFiles for MemoryFiles {
             pack.listed = true;
         }
         Ok(())
+    }
+
+    fn remove(&mut self, pack: u32) -> io::Result<()> {
+        let mut state = self.state();
+        state.failing(Operation::Remove)?;
+        match state.packs.remove(&pack) {
+            Some(_) => Ok(()),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn medium_size(&self) -> io::Result<u64> {
+        Ok(self.state().capacity.unwrap_or(1 << 30) as u64)
     }
 }

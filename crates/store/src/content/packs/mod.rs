@@ -373,12 +373,7 @@ impl PackStore {
     /// # Errors
     /// [`PackError::Io`] if the packs can't be listed.
     pub fn records(&self, from: PackEnd) -> Result<Records<'_>, PackError> {
-        let io = |source| PackError::Io {
-            doing: "list",
-            pack: 0,
-            source,
-        };
-        let mut packs = self.files.list().map_err(io)?;
+        let mut packs = self.list()?;
         packs.retain(|(pack, _)| (from.pack..=self.end.pack).contains(pack));
         if let Some((_, len)) = packs.last_mut().filter(|(pack, _)| *pack == self.end.pack) {
             *len = self.end.offset.min(*len);
@@ -391,23 +386,123 @@ impl PackStore {
         ))
     }
 
+    /// Every record of one pack from `offset` on, in the order of writing; damage is passed over as
+    /// by [`PackStore::records`].
+    ///
+    /// # Errors
+    /// [`PackError::Io`] if the packs can't be listed.
+    pub fn records_of(&self, pack: u32, offset: u64) -> Result<Records<'_>, PackError> {
+        let mut packs = self.list()?;
+        packs.retain(|(number, _)| *number == pack);
+        if let Some((_, len)) = packs.last_mut().filter(|_| pack == self.end.pack) {
+            *len = self.end.offset.min(*len);
+        }
+        Ok(Records::new(&*self.files, packs.into(), offset))
+    }
+
+    /// Numbers and lengths in bytes of all packs, in order of number.
+    ///
+    /// # Errors
+    /// [`PackError::Io`].
+    pub fn list(&self) -> Result<Vec<(u32, u64)>, PackError> {
+        self.files.list().map_err(|source| PackError::Io {
+            doing: "list",
+            pack: 0,
+            source,
+        })
+    }
+
+    /// Size in bytes of the medium that the packs are on.
+    ///
+    /// # Errors
+    /// [`PackError::Io`].
+    pub fn medium_size(&self) -> Result<u64, PackError> {
+        self.files.medium_size().map_err(|source| PackError::Io {
+            doing: "find the disk of",
+            pack: 0,
+            source,
+        })
+    }
+
+    /// Up to where packs are written, whether or not that is synced yet.
+    pub fn end(&self) -> PackEnd {
+        self.end
+    }
+
+    /// What is at a place, without a look at its body.
+    ///
+    /// # Errors
+    /// [`PackError::Corrupt`] if no record of that length is there; [`PackError::Io`].
+    pub fn entry(&self, at: &PackRef) -> Result<PackEntry, PackError> {
+        let mut head = [0; HEADER_LEN];
+        read_up_to(&*self.files, at.pack, at.offset, &mut head)?;
+        let header = Header::parse(&head).filter(|h| h.record_len() == at.len as usize);
+        let header = header.ok_or(PackError::Corrupt {
+            pack: at.pack,
+            offset: at.offset,
+        })?;
+        Ok(PackEntry {
+            at: *at,
+            space: header.space,
+            id: header.id,
+            size: u32::try_from(header.size).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// Appends a record once more, byte for byte. As with [`PackStore::put`] the new place is good
+    /// after the next sync.
+    ///
+    /// # Errors
+    /// As [`PackStore::put`]; [`PackError::Corrupt`] if it is damaged.
+    pub fn copy(&mut self, at: &PackRef) -> Result<PackRef, PackError> {
+        self.begin_record()?;
+        let record = self.bytes_at(at)?;
+        let intact = Header::parse(&record)
+            .is_some_and(|h| h.record_len() == record.len() && h.is_intact(&record));
+        if !intact {
+            return Err(PackError::Corrupt {
+                pack: at.pack,
+                offset: at.offset,
+            });
+        }
+        self.record = record;
+        self.append_record()
+    }
+
+    /// Lets the next put begin a new pack, so that the last one may be removed.
+    pub fn seal(&mut self) {
+        if self.trim().is_ok() {
+            self.sealed = true;
+        }
+    }
+
+    /// Whether the next put begins a new pack.
+    pub fn is_sealed(&self) -> bool {
+        self.sealed
+    }
+
+    /// Removes a pack of which nothing is indexed any more, by what is *durably* committed. The
+    /// last pack stays, so that no place is used twice.
+    ///
+    /// # Errors
+    /// [`PackError::Io`].
+    pub fn remove(&mut self, pack: u32) -> Result<(), PackError> {
+        if pack == self.end.pack {
+            return Ok(());
+        }
+        self.files.remove(pack).map_err(|source| PackError::Io {
+            doing: "remove",
+            pack,
+            source,
+        })
+    }
+
     /// Bytes of all packs together.
     ///
     /// # Errors
     /// [`PackError::Io`].
     pub fn size(&self) -> Result<u64, PackError> {
-        let io = |source| PackError::Io {
-            doing: "list",
-            pack: 0,
-            source,
-        };
-        Ok(self
-            .files
-            .list()
-            .map_err(io)?
-            .iter()
-            .map(|(_, len)| len)
-            .sum())
+        Ok(self.list()?.iter().map(|(_, len)| len).sum())
     }
 
     fn begin_pack(&mut self) -> Result<(), PackError> {

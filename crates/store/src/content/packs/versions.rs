@@ -126,6 +126,17 @@ impl PackStore {
         Ok(Arc::unwrap_or_clone(version.bytes))
     }
 
+    /// The content that a record rests on; `None` if it rests on nothing.
+    ///
+    /// # Errors
+    /// [`PackError::Corrupt`] if it is damaged or another; [`PackError::Io`].
+    pub fn rests_on(&self, at: &PackRef, id: &ContentId) -> Result<Option<ContentId>, PackError> {
+        Ok(match self.read_record(at, id)? {
+            Record::Whole(_) => None,
+            Record::Delta { base, .. } => Some(base),
+        })
+    }
+
     /// What the version after `before` rests on.
     fn base_after(&self, before: &ContentId, keys: &IdKeys, find: FindObject<'_>) -> Option<Base> {
         let at = find(&ObjectId::Content(*before))?;
