@@ -171,9 +171,10 @@ pub struct ChangeItem {
 /// dependencies.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Item {
-    /// The next log.
+    /// The next log; of a branch also the segment of an earlier one from which it parts. Its own
+    /// segments are those behind.
     #[n(0)]
-    Log(#[n(0)] LogId),
+    Log(#[n(0)] LogId, #[n(1)] Option<At>),
     /// The next segment.
     #[n(1)]
     Segment(#[n(0)] SegmentItem),
@@ -403,7 +404,7 @@ mod tests {
         let id = SigningKey::from_seed(&[1; 32]).id();
         let at = At { log: 0, seq: 1 };
         vec![
-            Item::Log(LogId::new(id, Incarnation::from_bytes([7; 16]))),
+            Item::Log(LogId::new(id, Incarnation::from_bytes([7; 16])), None),
             Item::Segment(SegmentItem {
                 log: 0,
                 first: 1,

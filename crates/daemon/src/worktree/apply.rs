@@ -126,6 +126,8 @@ enum Outcome {
     Failed {
         displaced: Displaced,
         error: DiskError,
+        /// Nothing stands at the path, and nobody has deleted it.
+        vacant: bool,
     },
 }
 
@@ -375,8 +377,12 @@ impl Worktree {
                 continue;
             }
             match self.switch(cx, item) {
-                Ok(Outcome::Failed { displaced, error }) => {
-                    left_aside.push(displaced);
+                Ok(Outcome::Failed {
+                    displaced,
+                    error,
+                    vacant,
+                }) => {
+                    left_aside.push((displaced, vacant.then_some(at)));
                     failed.push((at, error));
                 }
                 Ok(outcome) => outcomes.push((at, outcome)),
@@ -571,7 +577,11 @@ impl Worktree {
                             }
                             // And somebody saved over what had just come to the path.
                             let displaced = displaced(cx, put.node, old, &item.temp, &put.place);
-                            return Ok(Outcome::Failed { displaced, error });
+                            return Ok(Outcome::Failed {
+                                displaced,
+                                error,
+                                vacant: false,
+                            });
                         }
                         if self.disk.rename_noreplace(&item.temp, path).is_ok() {
                             return Err(error);
@@ -585,7 +595,11 @@ impl Worktree {
                         Switched::Not(error) => return Err(error),
                         Switched::Aside(at, error) => {
                             let displaced = displaced(cx, put.node, old, &at, &put.place);
-                            return Ok(Outcome::Failed { displaced, error });
+                            return Ok(Outcome::Failed {
+                                displaced,
+                                error,
+                                vacant: matches!(self.disk.stat(path), Ok(None)),
+                            });
                         }
                     }
                 }
@@ -629,7 +643,11 @@ impl Worktree {
                     std::io::ErrorKind::NotFound,
                 );
                 return match displaced {
-                    Some(displaced) => Ok(Outcome::Failed { displaced, error }),
+                    Some(displaced) => Ok(Outcome::Failed {
+                        displaced,
+                        error,
+                        vacant: false,
+                    }),
                     None => Err(error),
                 };
             }
@@ -680,7 +698,7 @@ impl Worktree {
         begun: Vec<Begun>,
         outcomes: Vec<(usize, Outcome)>,
         failed: Vec<(usize, DiskError)>,
-        left_aside: Vec<Displaced>,
+        left_aside: Vec<(Displaced, Option<usize>)>,
     ) -> Result<(), StoreError> {
         let txn = cx.store.begin()?;
         let mut marks = vec![];
@@ -743,7 +761,12 @@ impl Worktree {
                 }
                 self.faults.clear_node(&node);
             }
-            for displaced in left_aside {
+            for (displaced, vacant) in left_aside {
+                if let Some(item) = vacant.and_then(|at| begun.get(at))
+                    && let Step::Put(put) = &item.step
+                {
+                    index.remove(&put.place.parent, &put.place.name)?;
+                }
                 let number = index.add_note(NoteKind::Displaced, &cbor::encode(&displaced))?;
                 self.displaced.insert(number, displaced);
             }
@@ -815,7 +838,12 @@ impl Worktree {
             return;
         }
         if matches!(put.source, Source::Transfer) {
-            let _ = self.disk.rename_noreplace(&item.temp, &item.unfinished);
+            // Where the transfer does not find it, it begins anew.
+            let kept = self.disk.rename_noreplace(&item.temp, &item.unfinished);
+            if kept.is_err_and(|error| !error.is_not_found()) {
+                self.strays.insert(name.to_vec(), item.note);
+                self.queue.deep(RelPath::root(), now.ms);
+            }
             return;
         }
         let gone = [&item.temp, &item.unfinished].map(|temp| self.disk.unlink(temp));

@@ -40,7 +40,7 @@ fn header() -> VerifiedHeader {
 fn items() -> [Item; 4] {
     let at = checkpoint::At { log: 0, seq: 2 };
     [
-        Item::Log(log()),
+        Item::Log(log(), None),
         Item::Segment(checkpoint::SegmentItem {
             log: 0,
             first: 1,

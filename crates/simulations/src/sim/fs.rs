@@ -95,7 +95,7 @@ struct Image {
 }
 
 /// One simulated disk.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Fs {
     now: Image,
     generation: u64,
@@ -156,6 +156,15 @@ impl Fs {
     pub(crate) fn process_died(&mut self) {
         self.watched.clear();
         self.events.clear();
+    }
+
+    /// Another disk with all that is on this one, as on a machine that was just switched on.
+    pub(crate) fn twin(&self) -> Self {
+        let mut twin = self.clone();
+        twin.open.clear();
+        twin.process_died();
+        twin.sync_all();
+        twin
     }
 
     /// Everything is durable.

@@ -27,6 +27,8 @@ pub(crate) struct Profile {
     pub(crate) joiner: Option<usize>,
     /// All drop what everybody has as soon as they may.
     pub(crate) prunes: bool,
+    /// A device, and the machine that becomes its copy in the middle of the run.
+    pub(crate) twin: Option<(usize, usize)>,
     /// They keep what nothing shows for this long, texts and all else, and look often.
     pub(crate) keeps: Option<(&'static str, &'static str)>,
 }
@@ -41,6 +43,7 @@ impl Profile {
             joiner: None,
             prunes: false,
             keeps: None,
+            twin: None,
         }
     }
 
@@ -101,6 +104,7 @@ pub(crate) fn weave(setup: &Setup, first: Vec<Step>) -> (Profile, Vec<Step>) {
         joiner,
         prunes: false,
         keeps: None,
+        twin: None,
     };
     let mishaps = Mishaps {
         devices,
@@ -149,6 +153,27 @@ pub(crate) fn weave(setup: &Setup, first: Vec<Step>) -> (Profile, Vec<Step>) {
     profile.prunes = one_in(rng, 2);
     let keeps = [("forever", "0d"), ("0d", "0d"), ("0d", "forever")];
     profile.keeps = keeps.get(below(rng, 8) as usize).copied();
+    // Copies know each other by others: there is one at least.
+    if setup.devices > 1 && one_in(rng, 5) {
+        let mut of = below(rng, setup.devices as u64) as usize;
+        if profile.reader == Some(of) {
+            of = (of + 1) % setup.devices;
+        }
+        // Where all go through one device, its copy would reach nobody.
+        profile.links.hub = None;
+        let device = profile.devices();
+        profile.skew_ms.push(0);
+        profile.twin = Some((of, device));
+        let at = below(rng, steps.len() as u64 + 1) as usize;
+        let action = Action::Twin { device };
+        steps.insert(at, Step { wait_us: 0, action });
+        for _ in 0..(steps.len() - at) / 6 {
+            let seed = rng.next_u64();
+            let at = at + 1 + below(rng, (steps.len() - at) as u64) as usize;
+            let action = at_device(device, below(rng, 40), Armed::Edit { seed });
+            steps.insert(at, Step { wait_us: 0, action });
+        }
+    }
     (profile, steps)
 }
 

@@ -223,6 +223,14 @@ impl Node {
         Ok(node)
     }
 
+    /// The same device in another place: its keys and its name.
+    pub(crate) fn twin(&self, at: usize, seed: u64) -> Self {
+        let identity = self.identity.clone();
+        let mut twin = Self::new(&self.world, at, seed, identity, self.home_space);
+        twin.config.clone_from(&self.config);
+        twin
+    }
+
     fn new(world: &Shared, at: usize, seed: u64, identity: Identity, home_space: SpaceId) -> Self {
         Self {
             at,

@@ -12,9 +12,10 @@ use pacsync_protocol::pairing::Peer;
 use pacsync_store::StoreError;
 
 use super::check;
-use super::fs::Fs;
+use super::fs::{Body, Fs};
 use super::lie::Liar;
 use super::mishap::Profile;
+use super::oracle::Written;
 use super::node::{Ended, Node, address};
 use super::script::{Action, Faults, Script, Setup, Step};
 use super::user;
@@ -454,6 +455,10 @@ impl Runner {
                 drop(world);
                 return self.join_late(*device);
             }
+            Action::Twin { device } => {
+                drop(world);
+                return self.copy_machine(*device);
+            }
         }
         drop(world);
         // A process that this killed is gone.
@@ -462,6 +467,44 @@ impl Runner {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Copies the machine of a device as it is, processes apart, and switches the copy on.
+    fn copy_machine(&mut self, device: usize) -> Result<(), Failure> {
+        let Some((of, at)) = self.profile.twin.filter(|(_, at)| *at == device) else {
+            return Ok(());
+        };
+        let seed = self.seed_of(at);
+        let Some(twin) = self.nodes.get(&of).map(|node| node.twin(at, seed)) else {
+            return Ok(());
+        };
+        if self.nodes.contains_key(&at) {
+            return Ok(());
+        }
+        {
+            let mut world = lock(&self.world);
+            let Some(host) = world.hosts.get(of) else {
+                return Ok(());
+            };
+            let (fs, medium, packs) = (host.fs.twin(), host.medium.survivor(), host.packs.survivor());
+            if let Some(host) = world.hosts.get_mut(at) {
+                host.fs = fs;
+                host.medium = medium;
+                host.packs = packs;
+            }
+            // What its daemon had not taken in yet, both copies tell by themselves.
+            let World { hosts, oracle, .. } = &mut *world;
+            for (_, ino) in hosts.get(of).into_iter().flat_map(|host| host.fs.walk()) {
+                let inode = hosts.get(of).and_then(|host| host.fs.inode(ino));
+                if let Some(Body::File(data)) = inode.map(|inode| &inode.body) {
+                    oracle.moved(&Written::file(data));
+                }
+            }
+            world.say(format!("d{of} is copied: d{at}"));
+            world.counts.add("clone");
+        }
+        self.nodes.insert(at, twin);
+        self.start(at)
     }
 
     /// A device ends, and its index is gone when it begins anew.
@@ -656,6 +699,8 @@ impl Runner {
         let (Some(from_id), Some(to_id)) = ids else {
             return Ok(());
         };
+        // Of two replicas with one key neither lets the other in.
+        let reachable = reachable && from_id != to_id;
         let known_there = reachable.then(|| members(self, to)).transpose()?.flatten();
         let Some(known_there) = known_there else {
             // Never an answer; the attempt is given up at once, the back-off does the rest.
@@ -726,6 +771,9 @@ impl Runner {
         }
         for at in down {
             self.start(at)?;
+        }
+        if let Some((_, twin)) = self.profile.twin {
+            self.copy_machine(twin)?;
         }
         match self.profile.joiner {
             Some(joiner) => self.join_late(joiner),

@@ -100,6 +100,8 @@ pub(crate) enum Action {
     Pass { ms: u64, seed: u64 },
     /// A new device comes.
     Join { device: usize },
+    /// A device's whole machine is copied, and both are used.
+    Twin { device: usize },
     /// What a device sends is changed on the way.
     Lie {
         device: usize,
@@ -244,6 +246,7 @@ impl fmt::Display for Step {
             Action::Sleep { device, ms } => write!(f, "d{device} is off for {ms} ms"),
             Action::Pass { ms, .. } => write!(f, "{ms} ms pass"),
             Action::Join { device } => write!(f, "d{device} joins"),
+            Action::Twin { device } => write!(f, "a machine is copied: d{device}"),
             Action::Lie {
                 device, style, ms, ..
             } => write!(f, "d{device} lies ({style:?}) for {ms} ms"),

@@ -4,6 +4,7 @@ use pacsync_protocol::segment::SignedSegment;
 use pacsync_protocol::{Dep, SpaceId};
 use proptest::prelude::*;
 
+use crate::checkpoint::Verdict;
 use crate::checkpoint::tests::{Pac, SPACE};
 use crate::error::Refusal;
 use crate::txn::BRANCHES_MAX;
@@ -132,6 +133,53 @@ proptest! {
         for who in [0, 1, 2] {
             let forked = pac.stores[who].forked().expect("reads");
             prop_assert_eq!(forked.len(), 1);
+        }
+    }
+
+    /// A checkpoint has all branches, for who has none of them, one, or both in another order; and
+    /// what is written on top of it finds the same past everywhere.
+    #[test]
+    fn a_checkpoint_of_a_forked_log_is_all_of_it(seed: u64) {
+        let mut pac = forked(seed);
+        let mut segments = all_segments(&pac, SPACE);
+        let roster = pac.stores[0].roster_space();
+        let [whole, other, new] = [pac.join_as(1), pac.join_as(1), pac.join_as(1)];
+        for to in [whole, other] {
+            pac.sync(0, to, roster);
+            shuffle(&mut pac, &mut segments);
+            hand_in(&mut pac, to, segments.clone());
+        }
+        let state = pac.state(whole);
+        for to in [new, other, 0, 1, 2] {
+            let ahead = pac.stores[to].applied(&SPACE).expect("reads");
+            prop_assert_eq!(pac.checkpoint(whole, to), Ok(()), "replica {}", to);
+            let now = pac.stores[to].applied(&SPACE).expect("reads");
+            prop_assert!(ahead.len() <= now.len());
+        }
+        for who in [new, other] {
+            let applied = pac.stores[who].applied(&SPACE).expect("reads");
+            prop_assert!(applied.covers(&state.vector));
+        }
+        for who in [0, 2] {
+            let life = pac.stores[who].own_log().incarnation;
+            prop_assert!(state.held.iter().all(|(log, _)| log.incarnation != life), "a life of its own");
+        }
+        for who in [new, 0, 1, 2, whole] {
+            pac.write(who);
+        }
+        let fresh = pac.join_as(1);
+        let all = all_segments(&pac, SPACE);
+        pac.sync(0, fresh, roster);
+        hand_in(&mut pac, fresh, all);
+        settle(&mut pac, &[0, 1, 2, whole, other, new, fresh]);
+        let end = pac.state(fresh);
+        for who in [0, 1, 2, whole, other, new] {
+            prop_assert_eq!(&pac.state(who), &end, "replica {}", who);
+        }
+        let header = pac.header_of(whole);
+        for who in [0, 1, 2, other, new] {
+            let judged = pac.stores[who].judge(&header).expect("reads");
+            prop_assert_eq!(judged, Verdict::Same);
         }
     }
 

@@ -15,7 +15,7 @@ use crate::documents::{self, DocumentId};
 use crate::error::StoreError;
 use crate::replica::Store;
 use crate::tables::{
-    DOCUMENTS, LOGS, LogRecord, SEGMENT_INDEX, SPACES, SegmentRecord, SpaceRecord,
+    DOCUMENTS, LOGS, LogRecord, PastEntry, SEGMENT_INDEX, SPACES, SegmentRecord, SpaceRecord,
 };
 use crate::tree::{Carrier, TreeReader};
 
@@ -41,6 +41,17 @@ enum Stage {
     Done,
 }
 
+/// A log, or a branch of one.
+#[derive(Debug, Clone, Copy)]
+struct BuiltLog {
+    /// Its local number.
+    no: u32,
+    id: LogId,
+    stem: Option<PastEntry>,
+    /// Last entry that is applied.
+    last: Seq,
+}
+
 /// A checkpoint of what a space has applied, being made. It holds a read transaction: what the
 /// replica does meanwhile is not in it.
 pub struct Builder {
@@ -48,8 +59,8 @@ pub struct Builder {
     space: u32,
     key: Key,
     header: VerifiedHeader,
-    /// Local number, id, last applied entry; the place is the number in the checkpoint.
-    logs: Vec<(u32, LogId, Seq)>,
+    /// The place is the number in the checkpoint.
+    logs: Vec<BuiltLog>,
     numbers: BTreeMap<u32, u32>,
     stage: Stage,
     /// A part takes no further item once it has so many bytes.
@@ -110,11 +121,16 @@ impl Store {
             if record.space == space.no
                 && let Some(head) = record.applied_head()
             {
-                logs.push((no.value(), record.id, record.applied));
+                logs.push(BuiltLog {
+                    no: no.value(),
+                    id: record.id,
+                    stem: record.stem,
+                    last: record.applied,
+                });
                 vector.advance(record.id, head);
             }
         }
-        let heads = logs.iter().map(|(no, _, last)| (*no, *last)).collect();
+        let heads = logs.iter().map(|log| (log.no, log.last)).collect();
         let (rows, _) = rows_root(TreeReader::open(&tx, space.no)?.carried()?, &heads)?;
         let clock = match tx.open_table(SPACES)?.get(space.no)? {
             Some(bytes) => cbor::decode::<SpaceRecord>("space record", bytes.value())?.clock,
@@ -134,7 +150,7 @@ impl Store {
             time_ms: now_ms,
             salt: crypto::random::<16>(rng).into(),
         };
-        let numbers = logs.iter().zip(0..).map(|((no, _, _), n)| (*no, n));
+        let numbers = logs.iter().zip(0..).map(|(log, n)| (log.no, n));
         Ok(Builder {
             space: space.no,
             key: key.clone(),
@@ -237,8 +253,15 @@ impl Builder {
             }
             match self.stage {
                 Stage::Logs(n) => match self.logs.get(n) {
-                    Some((_, id, _)) => {
-                        self.waiting.push_back(Item::Log(*id));
+                    Some(log) => {
+                        let stem = log.stem.map(|stem| {
+                            self.at(Carrier {
+                                log: stem.log,
+                                seq: stem.seq,
+                            })
+                        });
+                        let item = Item::Log(log.id, stem.transpose()?);
+                        self.waiting.push_back(item);
                         self.stage = Stage::Logs(n + 1);
                     }
                     None => self.stage = Stage::Segments { log: 0, after: 0 },
@@ -262,7 +285,7 @@ impl Builder {
 
     /// Some hundred segments of a log.
     fn segments(&mut self, log: usize, after: Seq) -> Result<(), StoreError> {
-        let Some((no, _, last)) = self.logs.get(log).copied() else {
+        let Some(BuiltLog { no, last, .. }) = self.logs.get(log).copied() else {
             self.stage = Stage::Rows { after: None };
             return Ok(());
         };
@@ -397,7 +420,7 @@ fn height(
 
 fn len_of(item: &Item) -> usize {
     match item {
-        Item::Log(_) => 100,
+        Item::Log(..) => 120,
         Item::Segment(segment) => 64 + 16 * segment.past.len(),
         Item::Row(row) => 16 + row.row.len() + 12 * row.carriers.len(),
         Item::Change(change) => 32 + change.change.len(),

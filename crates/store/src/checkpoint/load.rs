@@ -1,11 +1,11 @@
 //! Taking a checkpoint in: what it says is added to what is here, in one transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pacsync_protocol::checkpoint::{
     At, ChangeItem, Item, Place, RowItem, SegmentItem, VerifiedHeader, documents_root,
 };
-use pacsync_protocol::crypto::Entropy;
+use pacsync_protocol::crypto::{Entropy, Key};
 use pacsync_protocol::row::{Row, STAMP_MAX};
 use pacsync_protocol::{Head, LogId, SegmentHash, Seq, SpaceId, cbor};
 use redb::ReadableTable;
@@ -40,16 +40,28 @@ macro_rules! check {
     };
 }
 
-/// A log of the checkpoint.
+/// A log of the checkpoint, or a branch of one.
 #[derive(Debug)]
 struct LoadedLog {
-    no: u32,
-    record: LogRecord,
+    id: LogId,
+    /// Where it parts from an earlier one.
+    stem: Option<At>,
     /// Where it ends.
     head: Head,
     /// The last segment that came.
     last: Seq,
     hash: Option<SegmentHash>,
+    /// Where its segments stand here: the same chains may part elsewhere, as others came first.
+    pieces: Vec<Piece>,
+}
+
+/// Segments of a log of the checkpoint that follow each other in one chain here.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    first: Seq,
+    last: Seq,
+    /// Local number of the chain.
+    no: u32,
 }
 
 /// Which kind of item came last; none may come before an earlier kind.
@@ -71,6 +83,12 @@ struct Loading {
     log: usize,
     /// Highest clock of a segment.
     highest: u64,
+    /// The chains of the space that are here, with what the checkpoint adds to what they hold.
+    chains: BTreeMap<u32, LogRecord>,
+    /// Those that hold more now.
+    longer: BTreeSet<u32>,
+    /// Those that were not here.
+    fresh: BTreeSet<u32>,
     /// Documents that came.
     documents: BTreeMap<DocumentId, Known>,
 }
@@ -139,6 +157,9 @@ impl Txn<'_> {
             logs: vec![],
             log: 0,
             highest: 0,
+            chains: self.chains_of(space.no)?,
+            longer: BTreeSet::new(),
+            fresh: BTreeSet::new(),
             documents: BTreeMap::new(),
         };
         let parts = {
@@ -151,31 +172,25 @@ impl Txn<'_> {
                 None => refuse!("it has no parts"),
             }
         };
+        // Where segments stand here is known only once all have come; what they rest on is said by
+        // places.
         for number in 0..parts {
-            let part = {
-                let table = self.tx.open_table(PARTS)?;
-                let found = table.get((space.no, number))?;
-                found.map(|bytes| bytes.value().to_vec())
-            };
-            let Some(part) = part else {
-                refuse!("part {number} is missing")
-            };
-            let place = match number + 1 == parts {
-                true => Place::Last,
-                false => Place::Within,
-            };
-            let items = match header.open_part(key, number, place, &part) {
-                Ok(items) => items,
-                Err(error) => return Ok(Err(error.into())),
-            };
-            check!(self.take_items(&mut loading, header, items));
+            let items = check!(self.items(space.no, header, key, number, parts));
+            if !check!(self.take_logs(&mut loading, header, items)) {
+                break;
+            }
         }
-        if loading.kind == Kind::Log {
-            check!(self.end_of_logs(&loading, header));
-        }
+        check!(loading.end_of_logs(header));
         check!(loading.end_of_segments());
+        loading.log = 0;
+        for number in 0..parts {
+            let items = check!(self.items(space.no, header, key, number, parts));
+            check!(self.take_items(&mut loading, items));
+        }
         check!(self.compare(&loading, header));
         self.raise(loading)?;
+        self.note_forks(now_ms)?;
+        self.renew_if_lost(rng)?;
         self.drop_parts(&says.space)?;
         self.tx
             .open_table(STARTED_FROM)?
@@ -184,17 +199,61 @@ impl Txn<'_> {
         Ok(Ok(()))
     }
 
-    fn take_items(
+    fn chains_of(&self, space: u32) -> Result<BTreeMap<u32, LogRecord>, StoreError> {
+        let logs = self.logs()?.into_iter();
+        Ok(logs.filter(|(_, record)| record.space == space).collect())
+    }
+
+    /// The items of a part that is kept.
+    fn items(
+        &self,
+        space: u32,
+        header: &VerifiedHeader,
+        key: &Key,
+        number: u64,
+        parts: u64,
+    ) -> Loaded<Vec<Item>> {
+        let part = {
+            let table = self.tx.open_table(PARTS)?;
+            let found = table.get((space, number))?;
+            found.map(|bytes| bytes.value().to_vec())
+        };
+        let Some(part) = part else {
+            refuse!("part {number} is missing")
+        };
+        let place = match number + 1 == parts {
+            true => Place::Last,
+            false => Place::Within,
+        };
+        match header.open_part(key, number, place, &part) {
+            Ok(items) => Ok(Ok(items)),
+            Err(error) => Ok(Err(error.into())),
+        }
+    }
+
+    /// The logs and segments of a part; false if others follow them.
+    fn take_logs(
         &mut self,
         loading: &mut Loading,
         header: &VerifiedHeader,
         items: Vec<Item>,
-    ) -> Loaded<()> {
+    ) -> Loaded<bool> {
+        for item in items {
+            match item {
+                Item::Log(id, stem) => check!(loading.take_log(header, id, stem)),
+                Item::Segment(segment) => check!(self.take_segment(loading, &segment)),
+                Item::Row(_) | Item::Change(_) => return Ok(Ok(false)),
+            }
+        }
+        Ok(Ok(true))
+    }
+
+    fn take_items(&mut self, loading: &mut Loading, items: Vec<Item>) -> Loaded<()> {
         let mut changes: Vec<ChangeItem> = vec![];
         let mut rows = vec![];
         for item in items {
             let kind = match &item {
-                Item::Log(_) => Kind::Log,
+                Item::Log(..) => Kind::Log,
                 Item::Segment(_) => Kind::Segment,
                 Item::Row(_) => Kind::Row,
                 Item::Change(_) => Kind::Change,
@@ -202,16 +261,10 @@ impl Txn<'_> {
             if kind < loading.kind {
                 refuse!("its items are in no order");
             }
-            if loading.kind == Kind::Log && kind > Kind::Log {
-                check!(self.end_of_logs(loading, header));
-            }
-            if loading.kind <= Kind::Segment && kind > Kind::Segment {
-                check!(loading.end_of_segments());
-            }
             loading.kind = kind;
             match item {
-                Item::Log(id) => check!(self.take_log(loading, header, id)),
-                Item::Segment(segment) => check!(self.take_segment(loading, segment)),
+                Item::Log(..) => {}
+                Item::Segment(segment) => check!(self.take_past(loading, &segment)),
                 Item::Row(row) => rows.push(row),
                 Item::Change(change) => changes.push(change),
             }
@@ -227,105 +280,162 @@ impl Txn<'_> {
         Ok(Ok(()))
     }
 
-    fn take_log(
-        &mut self,
-        loading: &mut Loading,
-        header: &VerifiedHeader,
-        id: LogId,
-    ) -> Loaded<()> {
-        let Some(head) = header.header().vector.get(&id) else {
-            refuse!("a log that its vector does not name");
-        };
-        let (no, record) = match self.log(loading.space, &id)? {
-            Some(found) => found,
-            None => {
-                let table = self.tx.open_table(LOGS)?;
-                let no = table.last()?.map_or(1, |(no, _)| no.value() + 1);
-                drop(table);
-                let record = LogRecord {
-                    space: loading.space,
-                    id,
-                    held: 0,
-                    held_hash: SegmentHash::from_bytes([0; 32]),
-                    applied: 0,
-                    applied_hash: None,
-                    bytes: 0,
-                    stem: None,
-                };
-                self.put_log(no, &record)?;
-                (no, record)
-            }
-        };
-        if loading.logs.iter().any(|log| log.no == no) {
-            refuse!("a log twice");
-        }
-        loading.logs.push(LoadedLog {
-            no,
-            record,
-            head,
-            last: 0,
-            hash: None,
-        });
-        Ok(Ok(()))
-    }
-
-    fn end_of_logs(&self, loading: &Loading, header: &VerifiedHeader) -> Loaded<()> {
-        if loading.logs.len() != header.header().vector.len() {
-            refuse!("not all logs that its vector names");
-        }
-        Ok(Ok(()))
-    }
-
-    fn take_segment(&mut self, loading: &mut Loading, item: SegmentItem) -> Loaded<()> {
+    /// Finds where a segment stands here, or adds it to what is here.
+    fn take_segment(&mut self, loading: &mut Loading, item: &SegmentItem) -> Loaded<()> {
         let number = item.log as usize;
         if number < loading.log || number >= loading.logs.len() {
             refuse!("a segment of an unknown log");
         }
         loading.log = number;
-        let mut past = vec![];
-        for at in &item.past {
-            let Some(log) = loading.log_at(at) else {
-                refuse!("a segment with a past that is not in it");
-            };
-            past.push(PastEntry { log, seq: at.seq });
-        }
-        past.sort_unstable_by_key(|entry| entry.log);
-        let clock = loading.clock;
-        let Some(log) = loading.logs.get_mut(number) else {
+        let Some(log) = loading.logs.get(number) else {
             refuse!("a segment of an unknown log");
         };
         let follows = log.last.checked_add(1) == Some(item.first) && item.last >= item.first;
-        if !follows || item.last > log.head.seq || item.clock > clock.min(STAMP_MAX) {
+        if !follows || item.last > log.head.seq || item.clock > loading.clock.min(STAMP_MAX) {
             refuse!("a segment that does not follow the one before");
         }
-        let twice = past.windows(2).any(|pair| match pair {
-            [a, b] => a.log == b.log,
-            _ => false,
-        });
-        if twice || past.iter().any(|entry| entry.log == log.no) {
-            refuse!("a segment with a past that is none");
+        let before = match (log.pieces.last(), log.stem) {
+            (Some(piece), _) => Some((piece.no, piece.last)),
+            (None, Some(stem)) => {
+                let Some(no) = loading.log_at(&stem) else {
+                    refuse!("a branch of what is not in it");
+                };
+                if self.segment_record(no, stem.seq)?.is_none() {
+                    refuse!("a branch that parts within a segment");
+                }
+                Some((no, stem.seq))
+            }
+            (None, None) => None,
+        };
+        let of_life = loading.chains.iter();
+        let of_life = of_life.filter(|(_, chain)| chain.is_of(loading.space, &log.id));
+        let (mut found, mut is_first) = (None, true);
+        for (no, _) in of_life {
+            is_first = false;
+            if let Some(here) = self.segment_record(*no, item.last)?
+                && here.hash == item.hash
+            {
+                if here.first != item.first {
+                    return Ok(Err(LoadError::Fork));
+                }
+                found = Some(*no);
+            }
         }
+        let no = match found {
+            Some(no) => no,
+            None => {
+                let id = log.id;
+                let end = before.filter(|(no, seq)| {
+                    loading.chains.get(no).is_some_and(|chain| chain.held == *seq)
+                });
+                let no = match end {
+                    Some((no, _)) => no,
+                    None => {
+                        let table = self.tx.open_table(LOGS)?;
+                        let no = table.last()?.map_or(1, |(no, _)| no.value() + 1);
+                        drop(table);
+                        let stem = before.map(|(log, seq)| PastEntry { log, seq });
+                        let branch = (!is_first).then(|| item.hash.to_short());
+                        let record = LogRecord {
+                            space: loading.space,
+                            id: LogId { branch, ..id },
+                            held: 0,
+                            held_hash: SegmentHash::from_bytes([0; 32]),
+                            applied: 0,
+                            applied_hash: None,
+                            bytes: 0,
+                            stem,
+                        };
+                        self.put_log(no, &record)?;
+                        loading.chains.insert(no, record);
+                        loading.fresh.insert(no);
+                        no
+                    }
+                };
+                if let Some(chain) = loading.chains.get_mut(&no) {
+                    chain.held = item.last;
+                    chain.held_hash = item.hash;
+                }
+                loading.longer.insert(no);
+                let trunk = LogId::new(id.device, id.incarnation);
+                self.lost_own |= trunk == self.own_log();
+                let record = SegmentRecord {
+                    first: item.first,
+                    hash: item.hash,
+                    clock: item.clock,
+                    time_ms: item.time_ms,
+                    past: vec![],
+                };
+                self.tx
+                    .open_table(SEGMENT_INDEX)?
+                    .insert((no, item.last), cbor::encode(&record).as_slice())?;
+                no
+            }
+        };
+        let Some(log) = loading.logs.get_mut(number) else {
+            refuse!("a segment of an unknown log");
+        };
         log.last = item.last;
         log.hash = Some(item.hash);
-        loading.highest = loading.highest.max(item.clock);
-        let found = self.segment_record(log.no, item.last)?;
-        let known = found.is_some();
-        if found.is_some_and(|found| found.hash != item.hash || found.first != item.first)
-            || (!known && item.first <= log.record.held)
-        {
-            return Ok(Err(LoadError::Fork));
+        match log.pieces.last_mut() {
+            Some(piece) if piece.no == no => piece.last = item.last,
+            _ => log.pieces.push(Piece {
+                first: item.first,
+                last: item.last,
+                no,
+            }),
         }
-        if item.last > log.record.applied {
+        loading.highest = loading.highest.max(item.clock);
+        Ok(Ok(()))
+    }
+
+    /// What a segment rests on, now that all places are known.
+    fn take_past(&mut self, loading: &Loading, item: &SegmentItem) -> Loaded<()> {
+        let own = At {
+            log: item.log,
+            seq: item.last,
+        };
+        let Some(no) = loading.log_at(&own) else {
+            refuse!("a segment of an unknown log");
+        };
+        let mut logs: Vec<u32> = item.past.iter().map(|at| at.log).collect();
+        logs.sort_unstable();
+        logs.dedup();
+        if logs.len() != item.past.len() || logs.contains(&item.log) {
+            refuse!("a segment with a past that is none");
+        }
+        let before = item.first.checked_sub(1).filter(|before| {
+            let log = loading.logs.get(item.log as usize);
+            log.is_some_and(|log| log.stem.is_none_or(|stem| *before > stem.seq) && *before > 0)
+        });
+        let before = before.map(|seq| At {
+            log: item.log,
+            seq,
+        });
+        let mut past: BTreeMap<u32, Seq> = BTreeMap::new();
+        for at in item.past.iter().chain(&before) {
+            if loading.log_at(at).is_none() {
+                refuse!("a segment with a past that is not in it");
+            }
+            for piece in loading.pieces_to(at) {
+                let seq = past.entry(piece.no).or_default();
+                *seq = (*seq).max(piece.last.min(at.seq));
+            }
+        }
+        past.remove(&no);
+        let applied = loading.chains.get(&no).map_or(0, |chain| chain.applied);
+        if item.last > applied {
+            let past = past.into_iter().map(|(log, seq)| PastEntry { log, seq });
             let record = SegmentRecord {
                 first: item.first,
                 hash: item.hash,
                 clock: item.clock,
                 time_ms: item.time_ms,
-                past,
+                past: past.collect(),
             };
             self.tx
                 .open_table(SEGMENT_INDEX)?
-                .insert((log.no, item.last), cbor::encode(&record).as_slice())?;
+                .insert((no, item.last), cbor::encode(&record).as_slice())?;
         }
         Ok(Ok(()))
     }
@@ -393,11 +503,7 @@ impl Txn<'_> {
     /// Whether what came is what the signed header says.
     fn compare(&self, loading: &Loading, header: &VerifiedHeader) -> Loaded<()> {
         let says = header.header();
-        let heads = loading
-            .logs
-            .iter()
-            .map(|log| (log.no, log.head.seq))
-            .collect();
+        let heads = loading.ends();
         let tree = TreeTables::open(&self.tx, loading.space)?;
         let (rows, _) = rows_root(tree.carried()?, &heads)?;
         drop(tree);
@@ -423,27 +529,44 @@ impl Txn<'_> {
     }
 
     /// Raises heads, frontier and clock to what was loaded.
-    fn raise(&mut self, loading: Loading) -> Result<(), StoreError> {
-        for mut log in loading.logs {
-            let Some(hash) = log.hash else { continue };
-            let (seq, record) = (log.head.seq, &mut log.record);
-            if record.applied >= seq {
-                continue;
+    fn raise(&mut self, mut loading: Loading) -> Result<(), StoreError> {
+        let mut changed = loading.longer.clone();
+        for (no, seq) in loading.ends() {
+            let hash = self.segment_record(no, seq)?.map(|found| found.hash);
+            if let Some(chain) = loading.chains.get_mut(&no)
+                && chain.applied < seq
+            {
+                chain.applied = seq;
+                chain.applied_hash = hash;
+                changed.insert(no);
             }
-            if record.held < seq {
-                record.held = seq;
-                record.held_hash = hash;
+        }
+        let mut lives = BTreeSet::new();
+        for no in &changed {
+            if let Some(chain) = loading.chains.get(no) {
+                self.put_log(*no, chain)?;
+                if loading.fresh.contains(no) {
+                    lives.insert(LogId::new(chain.id.device, chain.id.incarnation));
+                }
+            }
+        }
+        for life in lives {
+            if self.chains(loading.space, &life)?.len() > 1 {
+                self.relabel(loading.space, &life)?;
+                self.out.forked.insert((loading.id, life.device));
+            }
+        }
+        let chains = self.chains_of(loading.space)?;
+        for no in &loading.longer {
+            if let Some(chain) = chains.get(no) {
                 self.out.segments.push(NewSegment {
                     space: loading.id,
-                    log: record.id,
-                    head: log.head,
+                    log: chain.id,
+                    head: chain.held_head(),
                     entries: 0,
                     bytes: vec![],
                 });
             }
-            record.applied = seq;
-            record.applied_hash = Some(hash);
-            self.put_log(log.no, record)?;
         }
         self.derive_frontier(loading.space)?;
         let mut table = self.tx.open_table(SPACES)?;
@@ -484,10 +607,70 @@ impl Txn<'_> {
 }
 
 impl Loading {
-    /// The local number of a log, if the checkpoint goes as far as this entry of it.
+    fn take_log(
+        &mut self,
+        header: &VerifiedHeader,
+        id: LogId,
+        stem: Option<At>,
+    ) -> Result<Result<(), LoadError>, StoreError> {
+        let Some(head) = header.header().vector.get(&id) else {
+            refuse!("a log that its vector does not name");
+        };
+        let before = |log: &LoadedLog| log.id == id || !log.pieces.is_empty();
+        if self.logs.iter().any(before) {
+            refuse!("a log twice, or behind segments");
+        }
+        if let Some(stem) = stem {
+            let of_life = self.logs.get(stem.log as usize).filter(|log| {
+                log.id.device == id.device && log.id.incarnation == id.incarnation
+            });
+            let within = |log: &LoadedLog| (1..=log.head.seq).contains(&stem.seq);
+            if !of_life.is_some_and(within) || stem.seq >= head.seq {
+                refuse!("a branch of what is not in it");
+            }
+        }
+        self.logs.push(LoadedLog {
+            id,
+            stem,
+            head,
+            last: stem.map_or(0, |stem| stem.seq),
+            hash: None,
+            pieces: vec![],
+        });
+        Ok(Ok(()))
+    }
+
+    fn end_of_logs(&self, header: &VerifiedHeader) -> Loaded<()> {
+        if self.logs.len() != header.header().vector.len() {
+            refuse!("not all logs that its vector names");
+        }
+        Ok(Ok(()))
+    }
+
+    /// The chain here that has an entry.
     fn log_at(&self, at: &At) -> Option<u32> {
         let log = self.logs.get(at.log as usize)?;
-        (1..=log.head.seq).contains(&at.seq).then_some(log.no)
+        let mut pieces = log.pieces.iter();
+        let piece = pieces.find(|piece| (piece.first..=piece.last).contains(&at.seq))?;
+        Some(piece.no)
+    }
+
+    /// The pieces of a log up to an entry.
+    fn pieces_to(&self, at: &At) -> impl Iterator<Item = &Piece> {
+        let log = self.logs.get(at.log as usize);
+        let pieces = log.into_iter().flat_map(|log| &log.pieces);
+        let last = at.seq;
+        pieces.filter(move |piece| piece.first <= last)
+    }
+
+    /// Up to where the checkpoint goes in each chain here.
+    fn ends(&self) -> BTreeMap<u32, Seq> {
+        let mut ends = BTreeMap::new();
+        for piece in self.logs.iter().flat_map(|log| &log.pieces) {
+            let end = ends.entry(piece.no).or_default();
+            *end = piece.last.max(*end);
+        }
+        ends
     }
 
     fn end_of_segments(&self) -> Loaded<()> {

@@ -299,6 +299,11 @@ impl Pac {
         self.builder(from).in_parts_of(300)
     }
 
+    /// The header of a checkpoint.
+    pub(crate) fn header_of(&mut self, from: usize) -> super::Header {
+        self.builder(from).header().header().clone()
+    }
+
     fn parts(&mut self, builder: &mut Builder) -> Vec<Vec<u8>> {
         let mut parts = vec![];
         while let Some(part) = builder.next_part(&mut self.rng).expect("makes") {
@@ -325,7 +330,7 @@ impl Pac {
         Ok(())
     }
 
-    fn checkpoint(&mut self, from: usize, to: usize) -> Result<(), LoadError> {
+    pub(crate) fn checkpoint(&mut self, from: usize, to: usize) -> Result<(), LoadError> {
         let roster = self.stores[from].roster_space();
         self.sync(from, to, roster);
         let mut builder = self.builder_of_parts(from);

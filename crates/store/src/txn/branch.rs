@@ -44,7 +44,7 @@ impl Txn<'_> {
     }
 
     /// Begins a new life if the own log was found to go on elsewhere.
-    pub(super) fn renew_if_lost(&mut self, rng: &mut dyn Entropy) -> Result<(), StoreError> {
+    pub(crate) fn renew_if_lost(&mut self, rng: &mut dyn Entropy) -> Result<(), StoreError> {
         match self.lost_own {
             true => self.renew(rng),
             false => Ok(()),
@@ -52,7 +52,7 @@ impl Txn<'_> {
     }
 
     /// All chains of the life that a log belongs to.
-    pub(super) fn chains(
+    pub(crate) fn chains(
         &self,
         space_no: u32,
         log: &LogId,
@@ -80,7 +80,7 @@ impl Txn<'_> {
     }
 
     /// Names the chains of a life anew.
-    pub(super) fn relabel(&mut self, space_no: u32, log: &LogId) -> Result<(), StoreError> {
+    pub(crate) fn relabel(&mut self, space_no: u32, log: &LogId) -> Result<(), StoreError> {
         let trunk = LogId::new(log.device, log.incarnation);
         let chains = self.chains(space_no, log)?;
         let roots = chains.iter().filter(|(_, record)| record.stem.is_none());
@@ -137,7 +137,7 @@ impl Txn<'_> {
     }
 
     /// Notes when the forks that this transaction met were met.
-    pub(super) fn note_forks(&mut self, now_ms: u64) -> Result<(), StoreError> {
+    pub(crate) fn note_forks(&mut self, now_ms: u64) -> Result<(), StoreError> {
         let mut table = self.tx.open_table(FORKED)?;
         for (_, device) in &self.out.forked {
             if table.get(device.as_bytes())?.is_none() {

@@ -41,7 +41,7 @@ pub struct Txn<'s> {
     /// The life that begins with this transaction, if one does.
     life: Option<Incarnation>,
     /// The own log goes on elsewhere: nothing more may be written to it.
-    lost_own: bool,
+    pub(crate) lost_own: bool,
     pub(crate) out: Committed,
 }
 
