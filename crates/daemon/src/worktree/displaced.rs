@@ -282,7 +282,9 @@ impl Worktree {
         }
         for dir in dirs {
             match self.disk.sync_dir(&dir) {
-                Err(error) if !error.is_not_found() => return Err(error),
+                Err(error) if !error.is_not_found() && !error.is_not_a_directory() => {
+                    return Err(error);
+                }
                 _ => {}
             }
         }

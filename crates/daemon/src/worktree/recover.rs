@@ -263,9 +263,8 @@ impl Worktree {
                 if self.disk.stat(&temp).ok().flatten().is_none() {
                     return Ok(vec![]);
                 }
-                if at_path.is_none() {
-                    index.remove(&intent.parent, &intent.name)?;
-                }
+                // What stands at the path came after it was gone, and is no edit of it.
+                index.remove(&intent.parent, &intent.name)?;
                 Ok(vec![Mended::Aside(self.aside(intent, &temp, old, now))])
             }
             (Act::Put, _) => self.mend_put(index, intent, &dir, &path, at_path, now),

@@ -15,8 +15,8 @@ use super::check;
 use super::fs::{Body, Fs};
 use super::lie::Liar;
 use super::mishap::Profile;
-use super::oracle::Written;
 use super::node::{Ended, Node, address};
+use super::oracle::Written;
 use super::script::{Action, Faults, Script, Setup, Step};
 use super::user;
 use super::world::{Armed, Counts, Crash, EPOCH_NS, Event, Shared, World, lock};
@@ -486,7 +486,11 @@ impl Runner {
             let Some(host) = world.hosts.get(of) else {
                 return Ok(());
             };
-            let (fs, medium, packs) = (host.fs.twin(), host.medium.survivor(), host.packs.survivor());
+            let (fs, medium, packs) = (
+                host.fs.twin(),
+                host.medium.survivor(),
+                host.packs.survivor(),
+            );
             if let Some(host) = world.hosts.get_mut(at) {
                 host.fs = fs;
                 host.medium = medium;

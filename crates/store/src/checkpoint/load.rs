@@ -326,7 +326,10 @@ impl Txn<'_> {
             None => {
                 let id = log.id;
                 let end = before.filter(|(no, seq)| {
-                    loading.chains.get(no).is_some_and(|chain| chain.held == *seq)
+                    loading
+                        .chains
+                        .get(no)
+                        .is_some_and(|chain| chain.held == *seq)
                 });
                 let no = match end {
                     Some((no, _)) => no,
@@ -408,10 +411,7 @@ impl Txn<'_> {
             let log = loading.logs.get(item.log as usize);
             log.is_some_and(|log| log.stem.is_none_or(|stem| *before > stem.seq) && *before > 0)
         });
-        let before = before.map(|seq| At {
-            log: item.log,
-            seq,
-        });
+        let before = before.map(|seq| At { log: item.log, seq });
         let mut past: BTreeMap<u32, Seq> = BTreeMap::new();
         for at in item.past.iter().chain(&before) {
             if loading.log_at(at).is_none() {
@@ -621,9 +621,10 @@ impl Loading {
             refuse!("a log twice, or behind segments");
         }
         if let Some(stem) = stem {
-            let of_life = self.logs.get(stem.log as usize).filter(|log| {
-                log.id.device == id.device && log.id.incarnation == id.incarnation
-            });
+            let of_life = self
+                .logs
+                .get(stem.log as usize)
+                .filter(|log| log.id.device == id.device && log.id.incarnation == id.incarnation);
             let within = |log: &LoadedLog| (1..=log.head.seq).contains(&stem.seq);
             if !of_life.is_some_and(within) || stem.seq >= head.seq {
                 refuse!("a branch of what is not in it");
