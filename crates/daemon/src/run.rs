@@ -635,10 +635,7 @@ impl Runner {
                 result
             }
             NetEvent::Drained { conn, lane } => device.drained(conn, lane, now),
-            NetEvent::Closed { conn, reason, .. } => {
-                device.closed(conn, &reason.to_string(), now);
-                Ok(())
-            }
+            NetEvent::Closed { conn, reason, .. } => device.closed(conn, &reason, now),
             NetEvent::PeerFound { addresses, .. } => {
                 for address in addresses {
                     device.add_address(address, now);

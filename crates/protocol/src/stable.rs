@@ -5,7 +5,7 @@
 
 use crate::ack::Ack;
 use crate::grant::Role;
-use crate::ids::{DeviceId, SpaceId};
+use crate::ids::{DeviceId, LogId, SpaceId};
 use crate::roster::Roster;
 use crate::vector::{Head, VersionVector};
 
@@ -65,13 +65,15 @@ fn keepers(roster: &Roster, space: &SpaceId, unsaid: Unsaid) -> impl Iterator<It
 /// What is stable, from the newest ack of each device.
 ///
 /// Nothing is while anybody knows of more of the roster than this replica: there may be a device
-/// that is not known here.
+/// that is not known here. Nor is anything of a log of which a device has a head that this replica
+/// does not hold, as `holds` says: the log may have forked, and numbers alone tell nothing.
 pub fn stable<'a>(
     roster: &Roster,
     space: &SpaceId,
     unsaid: Unsaid,
     own: Own<'_>,
     ack_of: impl Fn(&DeviceId) -> Option<&'a Ack>,
+    holds: impl Fn(&LogId, Head) -> bool,
 ) -> Stable {
     let mut vector = Some(own.space.clone());
     let mut behind = vec![];
@@ -95,7 +97,7 @@ pub fn stable<'a>(
         }
         vector = vector
             .filter(|_| own.roster.covers(&ack.roster))
-            .map(|vector| lower(&vector, &ack.vector));
+            .map(|vector| lower(&vector, &ack.vector, &holds));
     }
     Stable {
         vector: vector.unwrap_or_default(),
@@ -103,11 +105,20 @@ pub fn stable<'a>(
     }
 }
 
-/// For each log the lower head; a log that one of them lacks is in neither.
-fn lower(a: &VersionVector, b: &VersionVector) -> VersionVector {
+/// For each log the lower head; a log that one of them lacks, or that may have forked between
+/// them, is in neither.
+fn lower(
+    a: &VersionVector,
+    b: &VersionVector,
+    holds: &impl Fn(&LogId, Head) -> bool,
+) -> VersionVector {
     let pick = |a: Head, b: Head| if b.seq < a.seq { b } else { a };
     a.iter()
-        .filter_map(|(log, head)| Some((log, pick(head, b.get(&log)?))))
+        .filter_map(|(log, head)| {
+            let other = b.get(&log)?;
+            let known = other == head || holds(&log, other);
+            known.then(|| (log, pick(head, other)))
+        })
         .collect()
 }
 
@@ -117,7 +128,7 @@ mod tests {
     use crate::crypto::{Key, PublicKey};
     use crate::grant::{Grant, GrantClear, GrantPrivate, Rights, Scope};
     use crate::identity::{DeviceKeys, FoundingRecord, Phrase};
-    use crate::ids::{Incarnation, LogId, ShortHash};
+    use crate::ids::{Incarnation, ShortHash};
     use crate::roster::{Placement, RosterEntry};
     use minicbor::bytes::ByteArray;
     use rand_chacha::ChaCha20Rng;
@@ -130,6 +141,8 @@ mod tests {
         roster: Roster,
         devices: Vec<DeviceKeys>,
         acks: BTreeMap<DeviceId, Ack>,
+        /// Heads that are not held here.
+        unknown: Vec<(LogId, u64)>,
         rng: ChaCha20Rng,
         root: crate::identity::RootKeys,
     }
@@ -143,6 +156,7 @@ mod tests {
                 roster: Roster::new(founding),
                 devices: vec![],
                 acks: BTreeMap::new(),
+                unknown: vec![],
                 rng,
                 root,
             }
@@ -203,7 +217,14 @@ mod tests {
                 space: &space,
                 roster: &roster,
             };
-            let found = stable(&self.roster, &SPACE, unsaid, own, |d| self.acks.get(d));
+            let found = stable(
+                &self.roster,
+                &SPACE,
+                unsaid,
+                own,
+                |d| self.acks.get(d),
+                |log, head| !self.unknown.contains(&(*log, head.seq)),
+            );
             let seqs = (0..2).map(|n| found.vector.seq(&log(n))).collect();
             (seqs, found.behind)
         }
@@ -243,6 +264,17 @@ mod tests {
         );
         pac.ack(c, &[6, 0], 5);
         assert_eq!(pac.stable(a, &[6, 8], Unsaid::Keeps).0, [4, 0]);
+    }
+
+    #[test]
+    fn of_a_log_that_may_have_forked_nothing_is_stable() {
+        let mut pac = Pac::new();
+        let [a, b] = [Role::Admin, Role::Member].map(|role| pac.enrol(role));
+        pac.ack(b, &[9, 5], 5);
+        pac.unknown = vec![(log(0), 9)];
+        assert_eq!(pac.stable(a, &[6, 8], Unsaid::Keeps).0, [0, 5]);
+        pac.unknown = vec![(log(1), 5)];
+        assert_eq!(pac.stable(a, &[9, 8], Unsaid::Keeps).0, [9, 0]);
     }
 
     #[test]

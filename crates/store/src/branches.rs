@@ -5,7 +5,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use pacsync_protocol::{Dep, DeviceId, Head, LogId, Seq, ShortHash, SpaceId, cbor};
+use pacsync_protocol::{Dep, DeviceId, Head, LogId, Seq, ShortHash, SpaceId, VersionVector, cbor};
 use redb::{ReadTransaction, ReadableTable};
 
 use crate::error::StoreError;
@@ -133,6 +133,35 @@ impl Store {
         let tx = self.read()?;
         let chains = Chains::of(&tx, space.no, &dep.log)?;
         Ok(chains.to(&tx, &dep.head)?.is_some())
+    }
+
+    /// Whether all that a vector names is applied, whatever its logs are called here.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn has_applied(&self, space: &SpaceId, vector: &VersionVector) -> Result<bool, StoreError> {
+        if self.applied(space)?.covers(vector) {
+            return Ok(true);
+        }
+        let no = self.space(space)?.no;
+        let tx = self.read()?;
+        for (log, head) in vector.iter() {
+            let chains = Chains::of(&tx, no, &log)?;
+            let mut found = false;
+            for (chain, record) in &chains.chains {
+                found |= record.applied >= head.seq
+                    && hash_in(&tx, *chain, head.seq)? == Some(head.hash);
+            }
+            let longer = chains.chains.len() == 1
+                && chains
+                    .chains
+                    .values()
+                    .all(|record| record.applied >= head.seq);
+            if !found && !longer {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Heads by which a peer finds what it shares with this replica of a log: of every chain the

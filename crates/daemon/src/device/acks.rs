@@ -44,7 +44,9 @@ impl Device {
         txn.put_ack(&key.0, &key.1, ack.bytes())?;
         txn.commit_lazily()?;
         if let Some(worktree) = self.worktrees.get_mut(&key.0) {
-            worktree.peer_anew(&key.1);
+            for peer in self.peers.values().filter(|peer| peer.device == key.1) {
+                worktree.peer_anew(&peer.replica());
+            }
         }
         self.acks.insert(key, ack);
         self.prune_later(now);

@@ -4,7 +4,7 @@ use pacsync_protocol::checkpoint::{PARTS_MAX, Place, VerifiedHeader};
 use pacsync_protocol::grant::Role;
 use pacsync_protocol::session::Input;
 use pacsync_protocol::stable::{Own, Stable, Unsaid, stable};
-use pacsync_protocol::{DeviceId, SpaceId};
+use pacsync_protocol::{DeviceId, Head, LogId, SpaceId};
 use pacsync_store::StoreError;
 use pacsync_store::checkpoint::{Builder, Verdict};
 
@@ -69,7 +69,12 @@ impl Device {
             roster: &roster,
         };
         let ack_of = |device: &DeviceId| Some(self.acks.get(&(*space, *device))?.ack());
-        Ok(stable(self.store.roster(), space, unsaid, own, ack_of))
+        let holds = |log: &LogId, head: Head| {
+            let here = self.store.hash_at(space, log, head.seq);
+            here.is_ok_and(|hash| hash == Some(head.hash))
+        };
+        let roster = self.store.roster();
+        Ok(stable(roster, space, unsaid, own, ack_of, holds))
     }
 
     /// How many bytes of a space's segments stay though every device has them, 16 MiB at the start,
@@ -178,7 +183,7 @@ impl Device {
         if let Some(conn) = slow.map(|taking| taking.conn) {
             let why = "the next part of a checkpoint does not come";
             self.transport.close(conn, CloseCode::Done, why);
-            self.closed(conn, why, now);
+            self.gone(conn, why, now);
         }
         for peer in self.peers.values_mut() {
             let old = |serving: &Serving| now.ms > serving.asked_ms.saturating_add(SERVING_MAX_MS);

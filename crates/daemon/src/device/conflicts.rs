@@ -324,7 +324,7 @@ impl Device {
         }
         let own = self.store.identity().keys.id();
         let lacks = |device: &DeviceId| {
-            worktree.is_some_and(|worktree| worktree.is_lacked_by(device, &content.id))
+            worktree.is_some_and(|worktree| self.is_lacked_by(worktree, device, &content.id))
         };
         let mut on: Vec<DeviceId> = candidate
             .written

@@ -140,6 +140,10 @@ impl Device {
             peer.no_branch.insert((space, to));
         }
         self.committed(committed, None, now)?;
+        if shared.is_none() && !self.store.holds(&space, &to)? {
+            // It names it and has no segments of it any more.
+            self.peer_pruned(conn, space, now)?;
+        }
         if !self.store.holds(&space, &to)? {
             // Whatever came was new, or shows that more is shared than the trail said.
             self.want_branch(conn, space, to, shared, now)?;

@@ -529,7 +529,7 @@ impl Device {
             }
             waits |= worktree.is_put_aside(&content.id);
             for device in &connected {
-                if worktree.is_lacked_by(device, &content.id) {
+                if self.is_lacked_by(worktree, device, &content.id) {
                     fetch.lacking.insert((*device, content.id));
                 }
             }

@@ -140,6 +140,8 @@ pub struct Device {
     keeping: keeping::Keeping,
     /// When this device last began new logs because its own went on elsewhere.
     renewed_ms: Option<u64>,
+    /// When a peer last kept another's connection in place of this device's.
+    superseded_ms: Option<u64>,
 }
 
 impl Device {
@@ -190,6 +192,7 @@ impl Device {
             shown_forks: BTreeSet::new(),
             keeping: keeping::Keeping::default(),
             renewed_ms: None,
+            superseded_ms: None,
         };
         for (id, addresses) in &device.config.known {
             for address in addresses {

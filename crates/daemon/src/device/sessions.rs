@@ -12,20 +12,24 @@ use pacsync_protocol::session::{
     Wanted,
 };
 use pacsync_protocol::wire::{self, Item};
-use pacsync_protocol::{Dep, DeviceId, Head, Incarnation, LogId, Seq, SpaceId, VersionVector};
+use pacsync_protocol::{
+    ContentId, Dep, DeviceId, Head, Incarnation, LogId, Seq, SpaceId, VersionVector,
+};
 use pacsync_store::StoreError;
 
 use super::Device;
 use super::checkpoints::Serving;
 use super::crossing::{InUse, SILENT_MAX_MS, Silent, Stays, choose};
 use crate::control::api::EventKind;
-use crate::net::{CloseCode, ConnId, Direction, Lane, PeerStanding};
-use crate::worktree::{Context, Now, Request, read_for_peer};
+use crate::net::{CloseCode, CloseReason, ConnId, Direction, Lane, PeerStanding};
+use crate::worktree::{Context, Now, Replica, Request, Worktree, read_for_peer};
 
 /// Bytes that may still be queued on a lane when the network says that it has drained.
 const LOW_MARK: u64 = 256 << 10;
 /// Requests under way to one peer.
 const REQUESTS_MAX: usize = 8;
+/// How soon after one another two connections are superseded where a key is in use twice.
+const SUPERSEDED_MS: u64 = 60_000;
 /// A peer that stays unknown for so long is let go.
 const UNKNOWN_MAX_MS: u64 = 30_000;
 
@@ -67,6 +71,14 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// What content is asked of.
+    pub(super) fn replica(&self) -> Replica {
+        Replica {
+            device: self.device,
+            life: self.life,
+        }
+    }
+
     pub(super) fn is_open(&self, space: &SpaceId) -> bool {
         self.open.contains(space)
     }
@@ -278,17 +290,35 @@ impl Device {
             }
         }
         for worktree in self.worktrees.values_mut() {
-            worktree.peer_anew(&peer.device);
+            worktree.peer_anew(&peer.replica());
         }
         Some(peer)
     }
 
     /// A connection is over.
-    pub fn closed(&mut self, conn: ConnId, why: &str, now: Now) {
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn closed(
+        &mut self,
+        conn: ConnId,
+        reason: &CloseReason,
+        now: Now,
+    ) -> Result<(), StoreError> {
+        let device = self.gone(conn, &reason.to_string(), now);
+        let superseded = CloseCode::Superseded;
+        match (reason, device) {
+            (CloseReason::PeerClosed { code, .. }, Some(device)) if *code == superseded => {
+                self.superseded(&device, now)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A connection is of no use any more; whose it was, if it was in use.
+    pub(super) fn gone(&mut self, conn: ConnId, why: &str, now: Now) -> Option<DeviceId> {
         self.silent.remove(&conn);
-        let Some(peer) = self.drop_peer(conn) else {
-            return;
-        };
+        let peer = self.drop_peer(conn)?;
         tracing::info!(device = %peer.device.short(), why, "disconnected");
         self.last_seen.insert(peer.device, now.ms);
         self.dialer.lost(&peer.device, now.ms);
@@ -298,6 +328,27 @@ impl Device {
             name,
             why: why.into(),
         });
+        Some(peer.device)
+    }
+
+    /// A peer keeps another connection in place of the only one that this device has with it:
+    /// another replica with its key, in the same life, is there. Twice within a minute is no
+    /// accident of connections that cross, and a life of its own makes it a peer of its own.
+    fn superseded(&mut self, device: &DeviceId, now: Now) -> Result<(), StoreError> {
+        let another = self.peer_of(device).is_some()
+            || self.silent.values().any(|silent| silent.device == *device);
+        if another {
+            return Ok(());
+        }
+        let before = self.superseded_ms.replace(now.ms);
+        if before.is_none_or(|before| now.ms > before.saturating_add(SUPERSEDED_MS)) {
+            return Ok(());
+        }
+        self.superseded_ms = None;
+        let mut txn = self.store.begin()?;
+        txn.renew(&mut *self.rng)?;
+        let committed = txn.commit()?;
+        self.committed(committed, None, now)
     }
 
     /// A frame came.
@@ -469,9 +520,9 @@ impl Device {
                         self.config_changed = true;
                     }
                 }
-                let device = peer.device;
+                let replica = peer.replica();
                 for worktree in self.worktrees.values_mut() {
-                    worktree.peer_anew(&device);
+                    worktree.peer_anew(&replica);
                 }
                 Ok(())
             }
@@ -548,7 +599,7 @@ impl Device {
                     return Ok(());
                 };
                 if let Some(worktree) = self.worktrees.get_mut(&space) {
-                    worktree.peer_changed(&peer.device);
+                    worktree.peer_changed(&peer.replica());
                 }
                 self.ack_later(space, now);
                 self.check_joins(now)
@@ -577,7 +628,7 @@ impl Device {
                     rng: &mut *self.rng,
                     now,
                 };
-                if let Err(why) = worktree.arrived(&mut cx, &peer.device, &what, items)? {
+                if let Err(why) = worktree.arrived(&mut cx, &peer.replica(), &what, items)? {
                     self.feed_later(conn, Input::Misbehaved { why }, now)?;
                 }
                 Ok(())
@@ -587,7 +638,7 @@ impl Device {
                     && let Some(worktree) = self.worktrees.get_mut(&space)
                     && !missing.is_empty()
                 {
-                    worktree.missing(&peer.device, &what, &missing, now.ms);
+                    worktree.missing(&peer.replica(), &what, &missing, now.ms);
                 }
                 Ok(())
             }
@@ -617,7 +668,7 @@ impl Device {
                     _ => CloseCode::Done,
                 };
                 self.transport.close(conn, code, &text);
-                self.closed(conn, &text, now);
+                self.gone(conn, &text, now);
                 Ok(())
             }
         }
@@ -795,17 +846,17 @@ impl Device {
             })
             .map(|(conn, peer)| {
                 let rank = (
-                    worktree.lately_lacked(&peer.device),
+                    worktree.lately_lacked(&peer.replica()),
                     writer != Some(&peer.device),
                     peer.requests.len(),
                     peer.last_asked,
                 );
-                (rank, *conn, peer.device)
+                (rank, *conn, peer.replica())
             })
             .collect();
         free.sort_unstable_by_key(|(rank, _, _)| *rank);
-        free.into_iter().find_map(|(_, conn, device)| {
-            let request = worktree.next_request(&device, now.ms)?;
+        free.into_iter().find_map(|(_, conn, replica)| {
+            let request = worktree.next_request(&replica, now.ms)?;
             Some((conn, request))
         })
     }
@@ -840,12 +891,25 @@ impl Device {
         for conn in stale {
             self.transport
                 .close(conn, CloseCode::Refused, "not in the roster");
-            self.closed(conn, "not in the roster", now);
+            self.gone(conn, "not in the roster", now);
         }
         Ok(())
     }
 
     /// The connection to a device, if there is one.
+    /// Whether all replicas with a device's key that are connected have said that they lack a
+    /// content.
+    pub(super) fn is_lacked_by(
+        &self,
+        worktree: &Worktree,
+        device: &DeviceId,
+        content: &ContentId,
+    ) -> bool {
+        let of_device = self.peers.values().filter(|peer| peer.device == *device);
+        let mut lacks = of_device.map(|peer| worktree.is_lacked_by(&peer.replica(), content));
+        lacks.next().is_some_and(|first| first) && lacks.all(|lacks| lacks)
+    }
+
     pub(super) fn peer_of(&self, device: &DeviceId) -> Option<&Peer> {
         self.peers.values().find(|peer| peer.device == *device)
     }

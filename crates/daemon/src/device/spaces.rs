@@ -206,7 +206,7 @@ impl Device {
                 txn.commit()?;
             }
             let wanted = attachment.join.unwrap_or_else(VersionVector::new);
-            if !self.store.applied(&space)?.covers(&wanted) {
+            if !self.store.has_applied(&space, &wanted)? {
                 continue;
             }
             if space == self.home_space {

@@ -11,7 +11,7 @@ use pacsync_protocol::content::{
     ContentHasher, IdKeys, ManifestTree, ObjectId, Piece, PieceSource, SMALL_MAX, Walk,
 };
 use pacsync_protocol::row::{Content, INLINE_MAX, Kind};
-use pacsync_protocol::{ContentId, DeviceId, NodeId};
+use pacsync_protocol::{ContentId, NodeId};
 use pacsync_store::content::packs::{PackRef, PackStore};
 use pacsync_store::content::scan_content;
 use pacsync_store::index::{ContentTables, IndexReader};
@@ -20,6 +20,7 @@ use pacsync_store::{Store, StoreError};
 
 use super::batch::Batch;
 use super::content::{Contents, keep_manifest, path_in};
+use super::lacks::Replica;
 use super::settle::path_of;
 use super::transfer::Fetch;
 use super::{Context, VERIFY_MS, Waiting, Worktree};
@@ -221,7 +222,7 @@ impl Worktree {
     }
 
     /// Whether a peer has lately said that it lacks a content.
-    pub fn is_lacked_by(&self, peer: &DeviceId, content: &ContentId) -> bool {
+    pub fn is_lacked_by(&self, peer: &Replica, content: &ContentId) -> bool {
         self.transfers.lacks(peer, content)
     }
 

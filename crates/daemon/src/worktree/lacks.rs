@@ -2,7 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pacsync_protocol::{ContentId, DeviceId};
+use pacsync_protocol::{ContentId, DeviceId, Incarnation};
+
+/// A replica that is asked for content. Of two with one key, each has a life of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Replica {
+    /// Its key.
+    pub device: DeviceId,
+    /// Its life, as it said.
+    pub life: Option<Incarnation>,
+}
 
 /// How long a peer's answer counts at first: it may be fetching the same itself.
 const RETRY_MIN_MS: u64 = 50;
@@ -26,12 +35,12 @@ struct Answers {
 /// long as a peer has nothing of what it is asked for.
 #[derive(Debug, Default)]
 pub(super) struct Lacks {
-    peers: BTreeMap<DeviceId, Answers>,
+    peers: BTreeMap<Replica, Answers>,
 }
 
 impl Lacks {
     /// A peer said that it lacks a content.
-    pub(super) fn note(&mut self, peer: &DeviceId, content: ContentId, now_ms: u64) {
+    pub(super) fn note(&mut self, peer: &Replica, content: ContentId, now_ms: u64) {
         let answers = self.peers.entry(*peer).or_insert(Answers {
             contents: BTreeSet::new(),
             until_ms: 0,
@@ -46,7 +55,7 @@ impl Lacks {
     }
 
     /// A peer sent some of what it was asked for: it may soon have more.
-    pub(super) fn delivered(&mut self, peer: &DeviceId, now_ms: u64) {
+    pub(super) fn delivered(&mut self, peer: &Replica, now_ms: u64) {
         if let Some(answers) = self.peers.get_mut(peer) {
             answers.retry_ms = RETRY_MIN_MS;
             answers.until_ms = answers.until_ms.min(now_ms.saturating_add(RETRY_MIN_MS));
@@ -54,28 +63,28 @@ impl Lacks {
     }
 
     /// Whether it is of no use to ask a peer for a content now.
-    pub(super) fn has(&self, peer: &DeviceId, content: &ContentId) -> bool {
+    pub(super) fn has(&self, peer: &Replica, content: &ContentId) -> bool {
         self.peers.get(peer).is_some_and(|answers| {
             answers.contents.len() >= CONTENTS_MAX || answers.contents.contains(content)
         })
     }
 
     /// Whether a peer lately lacked something and has sent nothing since.
-    pub(super) fn any_of(&self, peer: &DeviceId) -> bool {
+    pub(super) fn any_of(&self, peer: &Replica) -> bool {
         self.peers
             .get(peer)
             .is_some_and(|answers| !answers.contents.is_empty() || answers.retry_ms > RETRY_MIN_MS)
     }
 
     /// A peer's replica has changed: its answers are out of date.
-    pub(super) fn out_of_date(&mut self, peer: &DeviceId) {
+    pub(super) fn out_of_date(&mut self, peer: &Replica) {
         if let Some(answers) = self.peers.get_mut(peer) {
             answers.contents.clear();
         }
     }
 
     /// A peer is gone or begins anew.
-    pub(super) fn forget(&mut self, peer: &DeviceId) {
+    pub(super) fn forget(&mut self, peer: &Replica) {
         self.peers.remove(peer);
     }
 
@@ -112,8 +121,11 @@ mod tests {
     use super::*;
     use pacsync_protocol::crypto::SigningKey;
 
-    fn device(seed: u8) -> DeviceId {
-        SigningKey::from_seed(&[seed; 32]).id()
+    fn device(seed: u8) -> Replica {
+        Replica {
+            device: SigningKey::from_seed(&[seed; 32]).id(),
+            life: None,
+        }
     }
 
     fn content(number: u32) -> ContentId {

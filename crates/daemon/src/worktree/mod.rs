@@ -46,6 +46,7 @@ pub use content::read_for_peer;
 pub use history::{Did, Lost, Past, Version};
 use ignore::Ignores;
 pub use keep::Wished;
+pub use lacks::Replica;
 use queue::Queue;
 pub use recover::OpenError;
 pub use tracking::{Class, Tracking};

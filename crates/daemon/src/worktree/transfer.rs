@@ -12,14 +12,14 @@ use pacsync_protocol::content::{
 };
 use pacsync_protocol::session::Wanted;
 use pacsync_protocol::wire::{ChunkRef, Item, Pieces};
-use pacsync_protocol::{ChunkId, ContentId, DeviceId, NodeId};
+use pacsync_protocol::{ChunkId, ContentId, NodeId};
 use pacsync_store::StoreError;
 use pacsync_store::content::packs::PackRef;
 use pacsync_store::index::{Index, IndexReader};
 
 use super::content::{Contents, path_in};
 use super::keep::Kept;
-use super::lacks::Lacks;
+use super::lacks::{Lacks, Replica};
 use super::{Context, Waiting, Worktree};
 use crate::disk::{DiskFile, RelPath};
 
@@ -223,18 +223,18 @@ pub(super) struct Transfers {
     asked: BTreeSet<ContentId>,
     /// Where the last request to each peer ended, so that what is asked for already is not
     /// passed over again and again.
-    cursors: BTreeMap<DeviceId, ContentId>,
+    cursors: BTreeMap<Replica, ContentId>,
     lacks: Lacks,
     /// Whose word the manifests of a content are.
-    manifests_by: BTreeMap<ContentId, DeviceId>,
+    manifests_by: BTreeMap<ContentId, Replica>,
     /// Whose word they are not taken for, until when.
-    disbelieved: BTreeMap<(ContentId, DeviceId), u64>,
+    disbelieved: BTreeMap<(ContentId, Replica), u64>,
     /// Small contents that nobody is asked for before a time.
     put_off: BTreeMap<ContentId, u64>,
     /// Counts whatever may give a peer something to be asked for.
     news: u64,
     /// Peers for which there was nothing, and as of when.
-    nothing_for: BTreeMap<DeviceId, u64>,
+    nothing_for: BTreeMap<Replica, u64>,
 }
 
 impl Transfers {
@@ -353,14 +353,14 @@ impl Transfers {
     }
 
     /// Whether a peer has said that it lacks a content.
-    pub(super) fn lacks(&self, peer: &DeviceId, content: &ContentId) -> bool {
+    pub(super) fn lacks(&self, peer: &Replica, content: &ContentId) -> bool {
         self.lacks.has(peer, content)
     }
 }
 
 impl Worktree {
     /// The next thing to ask a peer for, if any; it counts as asked from now on.
-    pub fn next_request(&mut self, peer: &DeviceId, now_ms: u64) -> Option<Request> {
+    pub fn next_request(&mut self, peer: &Replica, now_ms: u64) -> Option<Request> {
         if let Some(request) = self.next_big_request(peer, now_ms) {
             return Some(request);
         }
@@ -406,7 +406,7 @@ impl Worktree {
         })
     }
 
-    fn next_big_request(&mut self, peer: &DeviceId, now_ms: u64) -> Option<Request> {
+    fn next_big_request(&mut self, peer: &Replica, now_ms: u64) -> Option<Request> {
         let Transfers {
             big,
             kept,
@@ -434,7 +434,7 @@ impl Worktree {
     pub fn arrived(
         &mut self,
         cx: &mut Context<'_>,
-        peer: &DeviceId,
+        peer: &Replica,
         what: &Wanted,
         items: Vec<(ObjectId, Item)>,
     ) -> Result<Result<(), String>, StoreError> {
@@ -505,7 +505,7 @@ impl Worktree {
     fn arrived_top(
         &mut self,
         cx: &mut Context<'_>,
-        peer: &DeviceId,
+        peer: &Replica,
         id: ContentId,
         bytes: Vec<u8>,
     ) -> Result<bool, StoreError> {
@@ -709,7 +709,7 @@ impl Worktree {
     }
 
     /// What a peer does not have is asked of the others at once, and of itself later.
-    pub fn missing(&mut self, peer: &DeviceId, what: &Wanted, objects: &[ObjectId], now_ms: u64) {
+    pub fn missing(&mut self, peer: &Replica, what: &Wanted, objects: &[ObjectId], now_ms: u64) {
         for object in objects {
             let content = match (object, what) {
                 (ObjectId::Content(id), _) => id,
@@ -789,7 +789,7 @@ impl Worktree {
     }
 
     /// Whether a peer lately lacked something: others are asked first.
-    pub fn lately_lacked(&self, peer: &DeviceId) -> bool {
+    pub fn lately_lacked(&self, peer: &Replica) -> bool {
         self.transfers.lacks.any_of(peer)
     }
 
@@ -838,14 +838,14 @@ impl Worktree {
     }
 
     /// A peer's replica has changed: it may have what it lacked.
-    pub fn peer_changed(&mut self, peer: &DeviceId) {
+    pub fn peer_changed(&mut self, peer: &Replica) {
         self.transfers.lacks.out_of_date(peer);
         self.transfers.nothing_for.remove(peer);
     }
 
     /// A peer has everything on its disk, or its connection begins or ends: whatever it lacked
     /// before says nothing now.
-    pub fn peer_anew(&mut self, peer: &DeviceId) {
+    pub fn peer_anew(&mut self, peer: &Replica) {
         self.transfers.lacks.forget(peer);
         self.transfers.cursors.remove(peer);
         self.transfers.nothing_for.remove(peer);

@@ -183,7 +183,13 @@ impl World {
         for (conn, peer) in own {
             self.net.conns.remove(&conn);
             let wait = self.random(2 * SECOND_NS);
-            self.at(wait, Event::Closed { conn: peer });
+            self.at(
+                wait,
+                Event::Closed {
+                    conn: peer,
+                    code: None,
+                },
+            );
         }
     }
 
@@ -195,7 +201,7 @@ impl World {
                 end.peer = 0;
             }
             let wait = self.random(3 * SECOND_NS);
-            self.at(wait, Event::Closed { conn });
+            self.at(wait, Event::Closed { conn, code: None });
         }
     }
 

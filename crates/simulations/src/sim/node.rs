@@ -102,7 +102,9 @@ impl Transport for Wire {
             world.counts.add("violation");
         }
         if let Some(end) = world.net.conns.remove(&conn.number()) {
-            world.at(30_000_000, Event::Closed { conn: end.peer });
+            let code = Some(code);
+            let conn = end.peer;
+            world.at(30_000_000, Event::Closed { conn, code });
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use pacsync_daemon::control::api::KeepChange;
 use pacsync_daemon::disk::FsEvent;
-use pacsync_daemon::net::{ConnId, ConnectFailure, Direction, Lane, PeerStanding};
+use pacsync_daemon::net::{CloseReason, ConnId, ConnectFailure, Direction, Lane, PeerStanding};
 use pacsync_protocol::grant::Role;
 use pacsync_protocol::identity::DeviceName;
 use pacsync_protocol::pairing::Peer;
@@ -614,12 +614,16 @@ impl Runner {
                     device.frame(ConnId::from_number(conn), lane, bytes, now)
                 })?;
             }
-            Event::Closed { conn } => {
+            Event::Closed { conn, code } => {
                 let end = lock(&self.world).net.conns.remove(&conn);
                 if let Some(end) = end {
+                    let text = "lost".into();
+                    let reason = match code {
+                        Some(code) => CloseReason::PeerClosed { code, text },
+                        None => CloseReason::TimedOut,
+                    };
                     self.call(end.device, |device, now| {
-                        device.closed(ConnId::from_number(conn), "lost", now);
-                        Ok(())
+                        device.closed(ConnId::from_number(conn), &reason, now)
                     })?;
                 }
             }
@@ -861,6 +865,7 @@ impl Runner {
                             space.held_deletes
                         ));
                     }
+                    lines.extend(self.vectors(at));
                     for peer in &status.peers {
                         lines.push(format!(
                             "d{at}: peer {} connected {}, in sync {}",
@@ -876,6 +881,31 @@ impl Runner {
             }
         }
         lines.extend(check::differences(self));
+        lines
+    }
+
+    /// What a device holds and has applied of each space.
+    fn vectors(&self, at: usize) -> Vec<String> {
+        let device = self.nodes.get(&at).and_then(|node| node.device.as_ref());
+        let Some(store) = device.map(pacsync_daemon::device::Device::store) else {
+            return vec![];
+        };
+        let tell = |vector: pacsync_protocol::VersionVector| {
+            let heads = vector
+                .iter()
+                .map(|(log, head)| format!("{log:?} {}", head.seq));
+            heads.collect::<Vec<_>>().join(", ")
+        };
+        let mut lines = vec![];
+        for space in store.spaces() {
+            let held = store.held(&space.id).map(tell).unwrap_or_default();
+            let applied = store.applied(&space.id).map(tell).unwrap_or_default();
+            let id = space.id.short();
+            lines.push(format!("d{at}: {id} held {held}"));
+            if applied != held {
+                lines.push(format!("d{at}: {id} applied {applied}"));
+            }
+        }
         lines
     }
 

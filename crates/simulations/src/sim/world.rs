@@ -9,7 +9,7 @@ use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pacsync_daemon::disk::{DiskOp, FsEvent, RelPath};
-use pacsync_daemon::net::Lane;
+use pacsync_daemon::net::{CloseCode, Lane};
 use pacsync_protocol::row::RESERVED_PREFIX;
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
@@ -156,6 +156,8 @@ pub(crate) enum Event {
     },
     Closed {
         conn: u64,
+        /// As the other side said.
+        code: Option<CloseCode>,
     },
     /// A frame has left.
     Sent {

@@ -22,7 +22,7 @@ use crate::control::api::{
 use crate::control::{CommandError, Reply};
 use crate::disk::RelPath;
 use crate::net::PeerStanding;
-use crate::worktree::{Context, Now, Wished};
+use crate::worktree::{Context, Now, Replica, Wished};
 
 /// How often it is looked whether what was asked for has come.
 const TICK_MS: u64 = 50;
@@ -257,11 +257,11 @@ impl Device {
         needed: impl Iterator<Item = &'a Candidate>,
         now: Now,
     ) -> Tried<bool> {
-        let peers: Vec<DeviceId> = self
+        let peers: Vec<Replica> = self
             .peers
             .values()
             .filter(|peer| peer.standing == PeerStanding::Known)
-            .map(|peer| peer.device)
+            .map(|peer| peer.replica())
             .collect();
         let mut all_here = true;
         let mut lacked = None;

@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use pacsync_protocol::SpaceId;
 use pacsync_protocol::content::ObjectId;
 use pacsync_protocol::crypto::SigningKey;
 use pacsync_protocol::identity::DeviceName;
@@ -7,7 +8,6 @@ use pacsync_protocol::row::{At, Keys, Name};
 use pacsync_protocol::segment::Entry;
 use pacsync_protocol::session::Wanted;
 use pacsync_protocol::wire::Item;
-use pacsync_protocol::{DeviceId, SpaceId};
 use pacsync_store::Store;
 use pacsync_store::content::packs::MemoryFiles;
 use pacsync_store::tree::{TreeReader, TreeStats};
@@ -18,6 +18,7 @@ use super::*;
 use crate::disk::LinuxDisk;
 use crate::home::{FoundOptions, Home, found};
 use crate::net::Discovery;
+use crate::worktree::Replica;
 use crate::worktree::{Context, Now, Tracking};
 
 fn at(ms: u64) -> Now {
@@ -159,7 +160,7 @@ impl Place {
     }
 
     /// What a peer is asked for.
-    fn asked(&mut self, peer: &DeviceId) -> BTreeSet<ContentId> {
+    fn asked(&mut self, peer: &Replica) -> BTreeSet<ContentId> {
         self.worktree.tidy_requests(self.now.ms);
         let mut asked = BTreeSet::new();
         while let Some(request) = self.worktree.next_request(peer, self.now.ms) {
@@ -171,7 +172,7 @@ impl Place {
         asked
     }
 
-    fn arrives(&mut self, peer: &DeviceId, text: &str) {
+    fn arrives(&mut self, peer: &Replica, text: &str) {
         let id = self.content(text, 0).id;
         let items = vec![(ObjectId::Content(id), Item::Whole(text.into()))];
         let mut cx = Context {
@@ -198,8 +199,11 @@ impl Place {
     }
 }
 
-fn peer() -> DeviceId {
-    SigningKey::from_seed(&[1; 32]).id()
+fn peer() -> Replica {
+    Replica {
+        device: SigningKey::from_seed(&[1; 32]).id(),
+        life: None,
+    }
 }
 
 /// Long enough not to ride in a row.

@@ -11,6 +11,7 @@ use super::*;
 use crate::disk::LinuxDisk;
 use crate::home::{FoundOptions, Home, found};
 use crate::net::Discovery;
+use crate::worktree::Replica;
 use crate::worktree::{Now, Tracking, Waiting};
 
 const TIME: Now = Now {
@@ -33,8 +34,11 @@ fn content(number: u32) -> ContentId {
     ContentId::from_bytes(bytes)
 }
 
-fn device(seed: u8) -> DeviceId {
-    SigningKey::from_seed(&[seed; 32]).id()
+fn device(seed: u8) -> Replica {
+    Replica {
+        device: SigningKey::from_seed(&[seed; 32]).id(),
+        life: None,
+    }
 }
 
 impl Place {
@@ -87,14 +91,14 @@ impl Place {
     }
 
     /// Asks a peer for all that it may be asked for.
-    fn ask(&mut self, peer: &DeviceId, now_ms: u64) -> Vec<Wanted> {
+    fn ask(&mut self, peer: &Replica, now_ms: u64) -> Vec<Wanted> {
         self.worktree.tidy_requests(now_ms);
         std::iter::from_fn(|| self.worktree.next_request(peer, now_ms))
             .map(|request| request.what)
             .collect()
     }
 
-    fn lacks_all(&mut self, peer: &DeviceId, asked: &[Wanted], now_ms: u64) {
+    fn lacks_all(&mut self, peer: &Replica, asked: &[Wanted], now_ms: u64) {
         for what in asked {
             let objects: Vec<_> = (0..what.len()).filter_map(|at| what.object(at)).collect();
             self.worktree.missing(peer, what, &objects, now_ms);
