@@ -9,7 +9,8 @@ use std::sync::Arc;
 use pacsync_protocol::row::{Kind, RESERVED_PREFIX};
 use pacsync_protocol::{ContentId, NodeId, RowId, cbor};
 use pacsync_store::StoreError;
-use pacsync_store::index::{Entry, NoteKind};
+use pacsync_store::index::{Entry, Index, NoteKind};
+use pacsync_store::tree::TreeTables;
 
 use super::batch::Batch;
 use super::notes::{Act, Displaced, Intent, New, Old, PathRecord, aside_name, unfinished_name};
@@ -126,7 +127,19 @@ enum Outcome {
     Failed {
         displaced: Displaced,
         error: DiskError,
+        left: Left,
     },
+}
+
+/// What a put that failed left at its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// What somebody has put there over what the index knows, or nothing.
+    Changed,
+    /// What somebody has saved while nothing stood there.
+    Unseen,
+    /// Nothing, as what stood there could not be put back: nobody removed it.
+    Nothing,
 }
 
 /// What came of two renames in place of an exchange.
@@ -136,7 +149,7 @@ enum Switched {
     /// All is as it was.
     Not(DiskError),
     /// The old file is under this name, and the new one is not at its path.
-    Aside(RelPath, DiskError),
+    Aside(RelPath, DiskError, Left),
 }
 
 impl Worktree {
@@ -375,8 +388,12 @@ impl Worktree {
                 continue;
             }
             match self.switch(cx, item) {
-                Ok(Outcome::Failed { displaced, error }) => {
-                    left_aside.push(displaced);
+                Ok(Outcome::Failed {
+                    displaced,
+                    error,
+                    left,
+                }) => {
+                    left_aside.push((at, displaced, left));
                     failed.push((at, error));
                 }
                 Ok(outcome) => outcomes.push((at, outcome)),
@@ -531,7 +548,7 @@ impl Worktree {
         seen.ino == written.ino && seen.size == written.size && seen.mtime_ns == written.mtime_ns
     }
 
-    fn is_dir(&self, path: &RelPath) -> bool {
+    pub(super) fn is_dir(&self, path: &RelPath) -> bool {
         matches!(self.disk.stat(path), Ok(Some(stat)) if stat.kind == crate::disk::FileKind::Dir)
     }
 
@@ -571,7 +588,11 @@ impl Worktree {
                             }
                             // And somebody saved over what had just come to the path.
                             let displaced = displaced(cx, put.node, old, &item.temp, &put.place);
-                            return Ok(Outcome::Failed { displaced, error });
+                            return Ok(Outcome::Failed {
+                                displaced,
+                                error,
+                                left: Left::Changed,
+                            });
                         }
                         if self.disk.rename_noreplace(&item.temp, path).is_ok() {
                             return Err(error);
@@ -583,9 +604,13 @@ impl Worktree {
                     match self.exchange_by_renames(&item.temp, path) {
                         Switched::Done(at) => aside = Some(at),
                         Switched::Not(error) => return Err(error),
-                        Switched::Aside(at, error) => {
+                        Switched::Aside(at, error, left) => {
                             let displaced = displaced(cx, put.node, old, &at, &put.place);
-                            return Ok(Outcome::Failed { displaced, error });
+                            return Ok(Outcome::Failed {
+                                displaced,
+                                error,
+                                left,
+                            });
                         }
                     }
                 }
@@ -629,7 +654,11 @@ impl Worktree {
                     std::io::ErrorKind::NotFound,
                 );
                 return match displaced {
-                    Some(displaced) => Ok(Outcome::Failed { displaced, error }),
+                    Some(displaced) => Ok(Outcome::Failed {
+                        displaced,
+                        error,
+                        left: Left::Changed,
+                    }),
                     None => Err(error),
                 };
             }
@@ -657,7 +686,8 @@ impl Worktree {
         if let Err(error) = self.disk.rename_noreplace(path, &aside) {
             return Switched::Not(error);
         }
-        let error = if self.is_dir(&aside) {
+        let was_dir = self.is_dir(&aside);
+        let error = if was_dir {
             // Somebody put a directory there in this moment.
             in_the_way(path)
         } else {
@@ -668,8 +698,10 @@ impl Worktree {
         };
         match self.disk.rename_noreplace(&aside, path) {
             Ok(()) => Switched::Not(error),
-            // Somebody saved another file there since.
-            Err(_) => Switched::Aside(aside, error),
+            // What the directory took the place of was gone before.
+            Err(_) if was_dir => Switched::Aside(aside, error, Left::Changed),
+            Err(back) if back.is_exists() => Switched::Aside(aside, error, Left::Unseen),
+            Err(_) => Switched::Aside(aside, error, Left::Nothing),
         }
     }
 
@@ -680,7 +712,7 @@ impl Worktree {
         begun: Vec<Begun>,
         outcomes: Vec<(usize, Outcome)>,
         failed: Vec<(usize, DiskError)>,
-        left_aside: Vec<Displaced>,
+        left_aside: Vec<(usize, Displaced, Left)>,
     ) -> Result<(), StoreError> {
         let txn = cx.store.begin()?;
         let mut marks = vec![];
@@ -743,7 +775,22 @@ impl Worktree {
                 }
                 self.faults.clear_node(&node);
             }
-            for displaced in left_aside {
+            for (at, displaced, left) in left_aside {
+                if let Some(item) = begun.get(at)
+                    && let Step::Put(put) = &item.step
+                {
+                    let Place { parent, name, .. } = &put.place;
+                    match left {
+                        Left::Changed => {}
+                        Left::Unseen => {
+                            let tree = txn.tree(self.no)?;
+                            saved_unseen(&mut index, &tree, parent, name, &put.row)?;
+                        }
+                        Left::Nothing => {
+                            index.remove(parent, name)?;
+                        }
+                    }
+                }
                 let number = index.add_note(NoteKind::Displaced, &cbor::encode(&displaced))?;
                 self.displaced.insert(number, displaced);
             }
@@ -894,6 +941,32 @@ fn displaced(
         },
         due_ms: cx.now.ms + DISPLACED_MS,
         dir: beside.then_some(place.parent),
+    }
+}
+
+/// Somebody saved at a path in the moment in which the old file was not there any more and the new
+/// one not yet. They overwrote neither: what they saved was made of what both began from, or of
+/// nothing.
+pub(super) fn saved_unseen(
+    index: &mut Index<'_>,
+    tree: &TreeTables<'_>,
+    parent: &NodeId,
+    name: &[u8],
+    new: &RowId,
+) -> Result<(), StoreError> {
+    let Some(mut entry) = index.get(parent, name)? else {
+        return Ok(());
+    };
+    let base = match &entry.row {
+        Some(old) => tree.shared_base(old, new)?,
+        None => None,
+    };
+    match base {
+        Some(_) => {
+            entry.row = base;
+            index.put(parent, name, &entry)
+        }
+        None => index.remove(parent, name).map(drop),
     }
 }
 

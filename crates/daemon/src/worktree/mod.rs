@@ -851,3 +851,6 @@ fn is_transfer_temp(name: &[u8]) -> bool {
 fn same_root(known: &RootIdentity, found: &crate::disk::DirIdentity) -> bool {
     known.ino == found.ino && (known.fsid == found.fs_id || known.dev == found.dev)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,9 +3,10 @@
 use pacsync_protocol::row::Kind;
 use pacsync_protocol::{NodeId, cbor};
 use pacsync_store::index::{Entry, FileIdentity, NoteKind, RootIdentity};
+use pacsync_store::tree::TreeTables;
 use pacsync_store::{Store, StoreError};
 
-use super::apply::trash_dir;
+use super::apply::{saved_unseen, trash_dir};
 use super::content::{Read, read};
 use super::notes::{Act, Displaced, Intent, New, Old, PathRecord, aside_name, unfinished_name};
 use super::queue::Queue;
@@ -193,6 +194,7 @@ impl Worktree {
         let mut any = false;
         {
             let mut index = txn.index(self.no)?;
+            let tree = txn.tree(self.no)?;
             for (number, bytes) in index.notes(NoteKind::Intent)? {
                 let mut intent: Intent =
                     cbor::decode("intent", &bytes).map_err(StoreError::from)?;
@@ -201,7 +203,7 @@ impl Worktree {
                     continue;
                 }
                 any = true;
-                for mended in self.mend_one(&mut index, &intent, cx.now)? {
+                for mended in self.mend_one(&mut index, &tree, &intent, cx.now)? {
                     match mended {
                         Mended::Aside(record) => {
                             let bytes = cbor::encode(&record);
@@ -235,6 +237,7 @@ impl Worktree {
     fn mend_one(
         &self,
         index: &mut pacsync_store::index::Index<'_>,
+        tree: &TreeTables<'_>,
         intent: &Intent,
         now: Now,
     ) -> Result<Vec<Mended>, OpenError> {
@@ -268,16 +271,18 @@ impl Worktree {
                 }
                 Ok(vec![Mended::Aside(self.aside(intent, &temp, old, now))])
             }
-            (Act::Put, _) => self.mend_put(index, intent, &dir, &path, at_path, now),
+            (Act::Put, _) => self.mend_put(index, tree, intent, &dir, &path, at_path, now),
             (Act::Move | Act::Remove | Act::Stray, _) => Ok(vec![]),
         }
     }
 
     /// A put has three names for its file, each of which says how far it came: while it is written,
     /// once it is whole, and on disks without exchange one for the old file.
+    #[expect(clippy::too_many_arguments, reason = "one intent, taken apart")]
     fn mend_put(
         &self,
         index: &mut pacsync_store::index::Index<'_>,
+        tree: &TreeTables<'_>,
         intent: &Intent,
         dir: &RelPath,
         path: &RelPath,
@@ -308,6 +313,8 @@ impl Worktree {
                     // somebody who had not seen it.
                     if at_temp.is_none() {
                         self.adopt_put(index, intent, here.take(), &old, &new, now)?;
+                    } else if !self.is_dir(&aside) {
+                        saved_unseen(index, tree, &intent.parent, &intent.name, &new.row)?;
                     }
                     found.push(Mended::Aside(self.aside(intent, &aside, old, now)));
                 }
