@@ -359,12 +359,13 @@ impl Worktree {
         Ok(Plan::Wait)
     }
 
-    /// What lies beneath a directory may have come while it was not rendered.
+    /// What lies beneath a directory may have come, or been moved there, while it was not rendered.
     fn mark_below(&mut self, b: &mut Batch<'_>, dir: NodeId) -> Result<(), StoreError> {
         let mut missing = vec![];
         for item in b.tree.children(&dir)? {
             let (_, node) = item?;
-            if b.index.location(&node)?.is_none() {
+            let location = b.index.location(&node)?;
+            if location.is_none_or(|(parent, _)| parent != dir) {
                 missing.push(node);
             }
         }

@@ -473,3 +473,28 @@ fn what_could_not_be_put_back_was_not_deleted() {
         assert_ne!(row.keys.life, Some(Life::Dead));
     }
 }
+
+#[test]
+fn what_was_moved_into_a_directory_that_could_not_be_shown_goes_there_with_it() {
+    let mut place = Place::new();
+    let small = place.birth(1, "d", Some(b"stands there"));
+    let file = place.birth(2, "file", Some(b"moves"));
+    place.hear(&[&small, &file]);
+    let dir = place.birth(3, "D", None);
+    place.hear(&[&dir]);
+    let into = Keys {
+        at: place.at(node(3), "file"),
+        ..Keys::default()
+    };
+    let into = Row::new(node(2), vec![file.id()], into);
+    place.hear(&[&into]);
+    assert_eq!(place.read("file").as_deref(), Some("moves"), "has no place");
+    let dead = Keys {
+        life: Some(Life::Dead),
+        ..Keys::default()
+    };
+    let dead = Row::new(node(1), vec![small.id()], dead);
+    place.hear(&[&dead]);
+    assert_eq!(place.read("D/file").as_deref(), Some("moves"));
+    assert_eq!(place.read("file"), None);
+}
