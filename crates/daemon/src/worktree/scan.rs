@@ -167,7 +167,7 @@ impl Worktree {
             match b.index.get(&node, name)? {
                 Some(entry) if entry.kind == Kind::Dir => node = entry.node,
                 _ => {
-                    let Ok(Some(stat)) = self.disk.stat(&path) else {
+                    let Ok(Some(stat)) = self.stat_exactly(&path) else {
                         return Ok(None);
                     };
                     let before = self.walks.len();

@@ -498,3 +498,16 @@ fn what_was_moved_into_a_directory_that_could_not_be_shown_goes_there_with_it() 
     assert_eq!(place.read("D/file").as_deref(), Some("moves"));
     assert_eq!(place.read("file"), None);
 }
+
+#[test]
+fn what_went_with_a_directory_is_no_file_of_another_case() {
+    let mut place = Place::new();
+    place.hear(&[&place.birth(1, "notes", Some(b"a file"))]);
+    // What a directory told that has just given way to the file.
+    let gone = RelPath::from_bytes(b"Notes/gone").expect("a path");
+    place.worktree.event(FsEvent::Touched(gone), place.now);
+    place.rest();
+    let tx = place.store.read().expect("reads");
+    let tree = TreeReader::open(&tx, place.worktree.no).expect("opens");
+    assert_eq!(tree.stats().expect("reads").files, 1);
+}
