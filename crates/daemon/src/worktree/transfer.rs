@@ -441,7 +441,8 @@ impl Worktree {
         self.transfers.lacks.delivered(peer, cx.now.ms);
         let mut packed = vec![];
         let mut bad = None;
-        for (object, item) in items {
+        let mut items = items.into_iter();
+        while let Some((object, item)) = items.next() {
             if let (ObjectId::Content(content), _) | (_, Wanted::Pieces { content, .. }) =
                 (&object, what)
                 && let Some(fetch) = self.transfers.fetch_mut(content)
@@ -465,6 +466,10 @@ impl Worktree {
             };
             if !taken {
                 bad = Some(format!("bytes that are not {object}"));
+                // This peer has answered; what it owes is asked for anew.
+                let owed = items.map(|(object, _)| object);
+                let owed: Vec<ObjectId> = std::iter::once(object).chain(owed).collect();
+                self.not_asked(what, &owed);
                 break;
             }
         }

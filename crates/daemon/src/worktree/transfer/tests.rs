@@ -174,9 +174,9 @@ fn at_rest_no_answer_wakes_anyone() {
 }
 
 #[test]
-fn bytes_of_another_name_are_refused() {
-    let peer = device(1);
-    let mut place = Place::waiting_for(1);
+fn bytes_of_another_name_are_refused_and_asked_of_another() {
+    let (peer, other) = (device(1), device(2));
+    let mut place = Place::waiting_for(3);
     let asked = place.ask(&peer, TIME.ms);
     let mut cx = Context {
         store: &mut place.store,
@@ -184,11 +184,12 @@ fn bytes_of_another_name_are_refused() {
         rng: &mut place.rng,
         now: TIME,
     };
-    let item = (ObjectId::Content(content(0)), Item::Whole(vec![1]));
-    let taken = place
-        .worktree
-        .arrived(&mut cx, &peer, &asked[0], vec![item]);
+    let bad = |number| (ObjectId::Content(content(number)), Item::Whole(vec![1]));
+    let items = (0..3).map(bad).collect();
+    let taken = place.worktree.arrived(&mut cx, &peer, &asked[0], items);
     assert!(taken.expect("stores").is_err());
+    // Also what came with it and was not looked at any more.
+    assert_eq!(ids(&place.ask(&other, TIME.ms)).len(), 3);
 }
 
 #[test]
