@@ -69,6 +69,37 @@ fn a_save_in_the_moment_of_a_switch_without_exchange() {
     check_on(DiskKind::Plain, Faults::All, 1011, 40, 3);
 }
 
+/// Somebody saved between the two renames of such a switch, over a version that was not the only
+/// newest one.
+#[test]
+fn a_save_while_nothing_stands_at_the_path() {
+    check_on(DiskKind::Mixed, Faults::All, 710_090, 40, 2);
+    check_on(DiskKind::Fat, Faults::All, 800_033, 40, 2);
+    check_on(DiskKind::Plain, Faults::All, 800_056, 40, 2);
+}
+
+/// A peer answered with bytes that are not what it was asked for: the rest of its answer was never
+/// asked for again.
+#[test]
+fn chunks_that_a_liar_owes() {
+    check_on(DiskKind::Fat, Faults::All, 801_223, 40, 2);
+}
+
+/// What a put had set aside could be put back as little as the new file could come: nobody deleted it.
+#[test]
+fn a_file_that_cannot_be_put_back() {
+    check_on(DiskKind::Mixed, Faults::All, 801_229, 40, 2);
+}
+
+/// A process died before it could note what it had put at a path, and somebody replaced that before
+/// the next one had looked.
+#[test]
+fn a_save_over_what_nobody_noted() {
+    check_on(DiskKind::Fat, Faults::All, 610_256, 40, 2);
+    check_on(DiskKind::Plain, Faults::All, 700_136, 40, 2);
+    check_on(DiskKind::Plain, Faults::All, 800_223, 40, 3);
+}
+
 /// Two names that a disk takes for one; renames to such; directories that hold what keeps its old
 /// name.
 #[test]
@@ -78,6 +109,14 @@ fn names_that_a_disk_takes_for_one() {
     }
     check_on(DiskKind::Fat, Faults::Classic, 240_133, 40, 2);
     check_on(DiskKind::Mixed, Faults::All, 200_147, 40, 2);
+    // What could not be renamed to such a name was in the way of a third.
+    check_on(DiskKind::Mixed, Faults::All, 710_134, 40, 2);
+}
+
+/// Events from within a directory came when a file had its place, whose name differed in its case.
+#[test]
+fn a_file_in_place_of_a_directory_of_another_case() {
+    check_on(DiskKind::Fat, Faults::All, 800_165, 40, 2);
 }
 
 /// A directory came between an exchange and the look at what it brought, and a save over that.

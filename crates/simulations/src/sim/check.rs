@@ -261,17 +261,19 @@ struct Unshowable {
     paths: BTreeSet<String>,
     /// What may show in other places instead: what could not be renamed to such a name.
     things: BTreeSet<(Kind, Option<ContentId>)>,
+    folds_case: bool,
 }
 
 impl Unshowable {
     fn of(runner: &Runner, at: usize, replica: &Replica) -> Self {
-        let mut unshowable = Self {
-            paths: BTreeSet::new(),
-            things: BTreeSet::new(),
-        };
         let can = {
             let world = lock(&runner.world);
             world.hosts.get(at).map(|host| host.fs.can)
+        };
+        let mut unshowable = Self {
+            paths: BTreeSet::new(),
+            things: BTreeSet::new(),
+            folds_case: can.is_some_and(|can| !can.case_sensitive),
         };
         let Some(can) = can else { return unshowable };
         let mut folded: BTreeMap<String, Vec<&String>> = BTreeMap::new();
@@ -283,15 +285,38 @@ impl Unshowable {
             }
         }
         let several = folded.into_values().filter(|paths| paths.len() > 1);
-        let tops: BTreeSet<&String> = several.flatten().collect();
-        for (path, (kind, content, _)) in &replica.shown {
-            let mut above = path.match_indices('/').map(|(end, _)| &path[..end]);
-            if tops.contains(path) || above.any(|above| tops.contains(&above.to_owned())) {
-                unshowable.paths.insert(path.clone());
-                unshowable.things.insert((*kind, *content));
-            }
+        for top in several.flatten() {
+            unshowable.add(top, replica);
         }
         unshowable
+    }
+
+    /// A path that may not show, with all that is beneath it.
+    fn add(&mut self, top: &str, replica: &Replica) {
+        for (path, (kind, content, _)) in &replica.shown {
+            if path
+                .strip_prefix(top)
+                .is_some_and(|rest| rest.is_empty() || is_beneath(rest))
+            {
+                self.paths.insert(path.clone());
+                self.things.insert((*kind, *content));
+            }
+        }
+    }
+
+    /// Something that keeps its old name stands at a path: what is wanted there cannot show.
+    fn stands_at(&mut self, old: &str, replica: &Replica) {
+        if let Some((kind, content, _)) = replica.shown.get(old) {
+            self.things.insert((*kind, *content));
+        }
+        let folded = old.to_lowercase();
+        let wanted = replica.shown.keys();
+        let other = |path: &&String| *path != old && path.to_lowercase() == folded;
+        if self.folds_case {
+            for path in wanted.filter(other) {
+                self.add(path, replica);
+            }
+        }
     }
 }
 
@@ -325,19 +350,21 @@ fn unlike(runner: &Runner, at: usize, replica: &Replica, disk: &Tree) -> Vec<Str
             (path, found)
         })
         .collect();
-    // What keeps its old name may stand where something else is wanted, which then keeps its own.
+    // What keeps its old name may stand where something else is wanted, which then keeps its own, or
+    // is not shown.
+    let mut kept: BTreeSet<&String> = BTreeSet::new();
     loop {
-        let before = unshowable.things.len();
-        for (path, (kind, content, _)) in &replica.shown {
-            let keeps_it = |(kind, content, _): &(Kind, Option<ContentId>, Option<u16>)| {
-                unshowable.things.contains(&(*kind, *content))
-            };
-            if found.get(path).is_some_and(keeps_it) {
-                unshowable.things.insert((*kind, *content));
-            }
-        }
-        if unshowable.things.len() == before {
+        let keeps = |path: &&&String| {
+            let found = found.get(**path);
+            found.is_some_and(|(kind, content, _)| unshowable.things.contains(&(*kind, *content)))
+        };
+        let now: BTreeSet<&String> = found.keys().filter(keeps).copied().collect();
+        if now == kept {
             break;
+        }
+        kept = now;
+        for path in &kept {
+            unshowable.stands_at(path, replica);
         }
     }
     let paths: BTreeSet<&String> = replica.shown.keys().chain(disk.keys()).collect();
