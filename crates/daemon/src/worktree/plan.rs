@@ -105,11 +105,14 @@ impl Worktree {
                     if self.blocked_until(&dir).is_some_and(|at| at > b.now.ms) {
                         return Ok(self.after(node, dir, b.now));
                     }
-                    let Some(state) = b.tree.node(&dir)? else {
+                    let Some(state_of_dir) = b.tree.node(&dir)? else {
                         return Ok(Plan::Done);
                     };
-                    match self.plan_rep(b, packs, rng, dir, state)? {
+                    match self.plan_rep(b, packs, rng, dir, state_of_dir)? {
                         Plan::Done => {}
+                        Plan::Wait if self.faults.is_unshowable(&dir) => {
+                            return self.beneath_unshowable(b, packs, rng, state);
+                        }
                         // Its own turn comes; this node is tried again after it.
                         Plan::Wait => return Ok(self.after(node, dir, b.now)),
                         _ => {

@@ -500,6 +500,20 @@ fn what_was_moved_into_a_directory_that_could_not_be_shown_goes_there_with_it() 
 }
 
 #[test]
+fn nothing_waits_for_what_lies_in_a_directory_that_cannot_be_shown() {
+    let mut place = Place::new();
+    place.hear(&[&place.birth(1, "d", Some(b"stands there"))]);
+    let dir = place.birth(3, "D", None);
+    let file = Keys {
+        at: place.at(node(3), "file"),
+        ..place.birth(2, "file", Some(b"within")).keys
+    };
+    // The file's turn is before that of its directory.
+    place.hear(&[&dir, &Row::new(node(2), vec![], file)]);
+    assert!(place.worktree.is_applied());
+}
+
+#[test]
 fn what_went_with_a_directory_is_no_file_of_another_case() {
     let mut place = Place::new();
     place.hear(&[&place.birth(1, "notes", Some(b"a file"))]);
