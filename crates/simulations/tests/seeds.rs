@@ -137,6 +137,8 @@ fn a_first_join_over_what_nobody_has_any_more() {
     check_on(DiskKind::Ext4, Faults::All, 220_109, 60, 2);
     check_on(DiskKind::Fat, Faults::All, 1082, 40, 2);
     check_on(DiskKind::Mixed, Faults::All, 200_043, 40, 3);
+    // Over the first half of a write that its user then deleted.
+    check_on(DiskKind::Mixed, Faults::All, 802_190, 40, 2);
 }
 
 /// A directory had to be made where another stood that was to go into it.

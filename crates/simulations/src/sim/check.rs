@@ -581,22 +581,21 @@ fn versions(runner: &Runner, replicas: &BTreeMap<usize, Replica>) -> Result<(), 
     let mut zombies = vec![];
     let mut seen = BTreeSet::new();
     for (path, shown) in &tree {
-        let written = match shown {
+        let (written, bytes) = match shown {
             Shown::Dir(_) => continue,
             Shown::File(_, written, bytes) => {
                 if bytes.is_empty() {
                     // Files are cut before they are written.
                     continue;
                 }
-                written.clone()
+                (written.clone(), bytes)
             }
-            Shown::Symlink(target) => Written::Symlink(target.clone()),
+            Shown::Symlink(target) => (Written::Symlink(target.clone()), target),
         };
         match world.oracle.versions.get(&written) {
             None if matches!(shown, Shown::File(_, _, bytes) if world.oracle.is_merge(bytes)) => {}
             None => phantoms.push(format!("{path} holds what nobody wrote: {shown:?}")),
             Some(version) => {
-                let bytes = version.bytes.as_deref().unwrap_or_default();
                 // A late joiner's first look writes it as if anew, beside what happens elsewhere.
                 let joined = runner.profile.joiner.is_some()
                     && replica.again.contains(&keys.content_id(bytes));
