@@ -471,7 +471,9 @@ impl Worktree {
                     ..Keys::default()
                 };
                 known.row = Some(b.write(&Row::new(node, past, keys)));
-                known.node = node;
+                if b.index.location(&node)?.is_none() {
+                    known.node = node;
+                }
                 self.keep_edit(b, node, &mut read, known.content);
                 known.content = Some(read.content.id);
                 known.identity = read.identity;

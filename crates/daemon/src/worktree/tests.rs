@@ -525,3 +525,26 @@ fn what_went_with_a_directory_is_no_file_of_another_case() {
     let tree = TreeReader::open(&tx, place.worktree.no).expect("opens");
     assert_eq!(tree.stats().expect("reads").files, 1);
 }
+
+#[test]
+fn an_edit_of_a_file_that_became_another_one_takes_no_place_from_that() {
+    let mut place = Place::new();
+    let one = place.birth(1, "one", Some(b"\0one"));
+    place.hear(&[&one]);
+    let other = place.birth(2, "other", Some(b"\0other"));
+    place.hear(&[&other]);
+    let into = Keys {
+        into: Some(node(1)),
+        ..Keys::default()
+    };
+    place.hear_only(&[&Row::new(node(2), vec![other.id()], into)]);
+    std::fs::write(place.root.join("other"), b"\0edited").expect("writes");
+    let (root, now) = (RelPath::root(), place.now);
+    place.worktree.request_scan(root, now);
+    place.rest();
+    assert_eq!(place.values(1), all(&[b"\0one", b"\0edited"]));
+    assert_eq!(place.read("one"), None, "it is at the other's place");
+    let tx = place.store.read().expect("reads");
+    let tree = TreeReader::open(&tx, place.worktree.no).expect("opens");
+    assert_eq!(tree.stats().expect("reads").files, 1);
+}
