@@ -941,6 +941,7 @@ fn displaced(
         },
         due_ms: cx.now.ms + DISPLACED_MS,
         dir: beside.then_some(place.parent),
+        new: None,
     }
 }
 

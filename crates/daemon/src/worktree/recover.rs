@@ -40,7 +40,7 @@ pub enum OpenError {
 /// What an interrupted apply left.
 enum Mended {
     /// A file that is looked at again.
-    Aside(Displaced),
+    Aside(Box<Displaced>),
     /// A temporary file that is not where it was, if there is one.
     Lost(Vec<u8>),
 }
@@ -206,9 +206,9 @@ impl Worktree {
                 for mended in self.mend_one(&mut index, &tree, &intent, cx.now)? {
                     match mended {
                         Mended::Aside(record) => {
-                            let bytes = cbor::encode(&record);
+                            let bytes = cbor::encode(&*record);
                             let number = index.add_note(NoteKind::Displaced, &bytes)?;
-                            self.displaced.insert(number, record);
+                            self.displaced.insert(number, *record);
                         }
                         Mended::Lost(name) => {
                             intent.act = Act::Stray;
@@ -302,7 +302,8 @@ impl Worktree {
         let mut here = at_path.map(|stat| (stat, self.read_at(path, stat)));
         let temp = place(name);
         let at_temp = self.disk.stat(&temp).ok().flatten();
-        if let (Some(old), Some(at_aside)) = (intent.old, self.disk.stat(&aside).ok().flatten()) {
+        let at_aside = self.disk.stat(&aside).ok().flatten();
+        if let (Some(old), Some(at_aside)) = (intent.old, at_aside) {
             match at_path {
                 // A second name of what still stands at the path.
                 Some(stat) if stat.identity.ino == at_aside.identity.ino => {
@@ -353,6 +354,16 @@ impl Worktree {
                 if unwritten.is_err() {
                     // Not begun, switched, or in a directory that somebody moved.
                     found.push(Mended::Lost(name.to_vec()));
+                    if let Some(old) = intent.old
+                        && at_aside.is_none()
+                    {
+                        // What stood at the path would be there, too.
+                        for at in [&temp, &aside] {
+                            let mut record = self.aside(intent, at, old, now);
+                            record.new = Some(new.content);
+                            found.push(Mended::Aside(record));
+                        }
+                    }
                 }
             }
         }
@@ -428,15 +439,16 @@ impl Worktree {
         read(&*self.disk, path, kind, &self.keys).ok()
     }
 
-    fn aside(&self, intent: &Intent, temp: &RelPath, old: Old, now: Now) -> Displaced {
-        Displaced {
+    fn aside(&self, intent: &Intent, temp: &RelPath, old: Old, now: Now) -> Box<Displaced> {
+        Box::new(Displaced {
             temp: PathRecord::from(temp),
             node: intent.node,
             path: intent.path.clone(),
             old,
             due_ms: now.ms + DISPLACED_MS,
             dir: (temp.parent() == intent.path.path().parent()).then_some(intent.parent),
-        }
+            new: None,
+        })
     }
 
     /// Goes on with transfers whose temporary file is still there.

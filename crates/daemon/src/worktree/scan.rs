@@ -583,7 +583,8 @@ impl Worktree {
         let idle = is_transfer_temp(name)
             && !self.transfers.has_name(name)
             && !self.displaced.has_name(name);
-        idle || self.strays.contains_key(self.stray_name(name))
+        let is_stray = self.strays.contains_key(self.stray_name(name));
+        idle || (is_stray && !self.displaced.has_name(name))
     }
 
     /// Whether an entry is never synced and stays where it is, also when the directory that it is

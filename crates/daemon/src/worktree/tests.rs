@@ -548,3 +548,37 @@ fn an_edit_of_a_file_that_became_another_one_takes_no_place_from_that() {
     let tree = TreeReader::open(&tx, place.worktree.no).expect("opens");
     assert_eq!(tree.stats().expect("reads").files, 1);
 }
+
+#[test]
+fn what_was_set_aside_is_found_in_a_directory_that_was_moved_after_a_crash() {
+    let mut place = Place::new();
+    let dir = place.birth(3, "d", None);
+    place.hear(&[&dir]);
+    let birth = Keys {
+        at: place.at(node(3), "file"),
+        ..place.birth(1, "file", Some(b"\0first")).keys
+    };
+    let birth = Row::new(node(1), vec![], birth);
+    place.hear(&[&birth]);
+    place.hear_only(&[&place.edit(&birth, b"\0next")]);
+    let root = place.root.clone();
+    let moment = move || {
+        // Somebody still had the old file open.
+        for entry in std::fs::read_dir(root.join("d")).expect("lists").flatten() {
+            if entry.file_name().as_encoded_bytes().ends_with(b"o") {
+                std::fs::write(entry.path(), b"\0unseen").expect("writes");
+            }
+        }
+        std::fs::rename(root.join("d"), root.join("e")).expect("moves");
+        panic!("the process dies");
+    };
+    *place.moment.lock().expect("no panic") = Some(Box::new(moment));
+    place.die_and_begin();
+    for _ in 0..3 {
+        place.now = at(place.now.ms + DISPLACED_MS);
+        place.rest();
+    }
+    assert_eq!(place.values(1), all(&[b"\0next", b"\0unseen"]));
+    let left = std::fs::read_dir(place.root.join("e")).expect("lists");
+    assert_eq!(left.count(), 1, "the file");
+}
