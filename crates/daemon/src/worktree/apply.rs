@@ -218,6 +218,9 @@ impl Worktree {
             let plan = self.plan(&mut b, cx.packs, cx.rng, node)?;
             let step = match plan {
                 Plan::Done => {
+                    if let Some(nodes) = self.behind.remove(&node) {
+                        self.mark(nodes);
+                    }
                     self.faults.clear_node(&node);
                     b.index.clear_pending(&node)?;
                     b.dirty = true;

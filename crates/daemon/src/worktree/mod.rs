@@ -172,6 +172,8 @@ pub struct Worktree {
     merging: merging::Merging,
     /// Nodes that could not be rendered: when to try again.
     stalled: BTreeMap<NodeId, u64>,
+    /// Those of them whose turn comes after another's, by that one.
+    behind: BTreeMap<NodeId, BTreeSet<NodeId>>,
     faults: faults::Faults,
     breaker: breaker::Breaker,
     displaced: displaced::Asides,

@@ -887,7 +887,7 @@ impl Worktree {
     }
 
     /// This node's turn comes after another's: at once if that one is free to go, else when it is
-    /// tried again.
+    /// done, or tried again.
     fn after(&mut self, node: NodeId, other: NodeId, now: super::Now) -> Plan {
         let blocked = if self.breaker.held().remote.contains_key(&other)
             || self.waiting_of.contains_key(&other)
@@ -900,6 +900,7 @@ impl Worktree {
             Some(until) => {
                 let until = until.max(now.ms + super::SETTLE_MS);
                 self.stalled.insert(node, until);
+                self.behind.entry(other).or_default().insert(node);
                 Plan::Wait
             }
             None => {

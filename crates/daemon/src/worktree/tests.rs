@@ -582,3 +582,16 @@ fn what_was_set_aside_is_found_in_a_directory_that_was_moved_after_a_crash() {
     let left = std::fs::read_dir(place.root.join("e")).expect("lists");
     assert_eq!(left.count(), 1, "the file");
 }
+
+#[test]
+fn what_waits_for_one_that_failed_comes_as_soon_as_that_has_gone() {
+    let mut place = Place::new();
+    place.hear(&[&place.birth(1, "place", Some(b"a file"))]);
+    place.refuses.store(2, Ordering::Relaxed);
+    let before = place.now.ms;
+    // Of both the directory shows.
+    place.hear(&[&place.birth(2, "place", None)]);
+    assert!(place.root.join("place").is_dir());
+    let took = place.now.ms - before;
+    assert!((RETRY_MS..3 * RETRY_MS).contains(&took), "{took}");
+}
