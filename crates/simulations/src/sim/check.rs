@@ -472,6 +472,85 @@ pub(super) fn status(runner: &Runner) -> Result<(), Failure> {
     Err(broken("honest status", wrong))
 }
 
+/// True if a device tells of a problem that keeps it from being in step.
+pub(super) fn has_trouble(runner: &Runner) -> Result<bool, Failure> {
+    for node in runner.nodes.values() {
+        let status = node
+            .ask(|device, now| device.status(now))
+            .map_err(damaged)?;
+        if status.is_some_and(|status| status.problems.iter().any(|problem| problem.in_the_way)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Who is not in step, and waits for what.
+pub(super) fn waits(runner: &Runner) -> Result<Vec<String>, Failure> {
+    let mut waits = vec![];
+    for (at, node) in &runner.nodes {
+        let status = node
+            .ask(|device, now| device.status(now))
+            .map_err(damaged)?;
+        let Some(status) = status else {
+            waits.push(format!("d{at} is not running"));
+            continue;
+        };
+        if status.in_sync {
+            continue;
+        }
+        let before = waits.len();
+        for peer in status.peers.iter().filter(|peer| !peer.in_sync) {
+            let is = if peer.connected {
+                ""
+            } else {
+                ", which is away"
+            };
+            waits.push(format!("d{at} waits for {}{is}", peer.name));
+        }
+        for space in &status.spaces {
+            for transfer in &space.transfers {
+                let (done, total) = (transfer.bytes_done, transfer.bytes_total);
+                let path = &transfer.path.path;
+                waits.push(format!("d{at} has {done} of {total} B of {path}"));
+            }
+        }
+        let pending = node.ask(|device, _| pending(device.store()));
+        for what in pending.map_err(damaged)?.into_iter().flatten() {
+            waits.push(format!("d{at} has yet to show {what}"));
+        }
+        if waits.len() == before {
+            waits.push(format!("d{at} waits for nothing that it tells of"));
+        }
+    }
+    Ok(waits)
+}
+
+/// What a replica has yet to render.
+fn pending(store: &Store) -> Result<Vec<String>, StoreError> {
+    let space = store
+        .spaces()
+        .next()
+        .ok_or_else(|| StoreError::Damaged("no space is there".into()))?;
+    let tx = store.read()?;
+    let tree = TreeReader::open(&tx, space.no)?;
+    let index = pacsync_store::index::IndexReader::new(&tx, space.no);
+    let mut pending = vec![];
+    for node in index.pending(None, usize::MAX)? {
+        let state = tree.node(&tree.representative(&node)?)?;
+        let told = state.map(|state| (state.kind, state.name, state.content, state.dead));
+        pending.push(match told {
+            Some((kind, name, content, dead)) => {
+                let name = name.map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
+                let content = content.map(|shown| (shown.content.id, shown.content.size));
+                format!("{node:?}: {kind:?} {name:?}, {content:?}, dead: {dead}")
+            }
+            None => format!("{node:?}"),
+        });
+    }
+    Ok(pending)
+}
+
 /// A device that no user writes on has written nothing but what follows from the others' rows.
 fn no_echo(runner: &Runner) -> Result<(), Failure> {
     let Some(at) = runner.profile.reader else {
