@@ -690,7 +690,7 @@ impl Worktree {
         }
     }
 
-    fn restart_transfer(
+    pub(super) fn restart_transfer(
         &mut self,
         b: &mut Batch<'_>,
         content: &ContentId,
@@ -709,10 +709,9 @@ impl Worktree {
                 file,
             ),
             Err(_) => {
-                // Begun anew, in another file; a scan removes this one.
+                // Begun anew, in another file; a scan removes this one, wherever its directory is.
                 b.index.remove_transfer(content)?;
-                let dir = transfer.path.parent().unwrap_or_default();
-                self.queue.soon(dir, b.now.ms);
+                self.queue.deep(RelPath::root(), b.now.ms);
             }
         }
         Ok(())

@@ -595,3 +595,32 @@ fn what_waits_for_one_that_failed_comes_as_soon_as_that_has_gone() {
     let took = place.now.ms - before;
     assert!((RETRY_MS..3 * RETRY_MS).contains(&took), "{took}");
 }
+
+#[test]
+fn a_transfer_whose_directory_was_moved_leaves_nothing_when_it_begins_anew() {
+    let mut place = Place::new();
+    let dir = place.birth(1, "dir", None);
+    place.hear(&[&dir]);
+    let name = [RESERVED_PREFIX, TRANSFER_MARK, b"file"].concat();
+    let path = RelPath::from_bytes(b"dir").expect("a path");
+    let path = path.join(&name).expect("a path");
+    let file = place.worktree.disk.create(&path, 0o600).expect("creates");
+    let record = transfer::TransferRecord {
+        parent: node(1),
+        name: name.clone(),
+        size: 1 << 20,
+        target: None,
+    };
+    let content = place.worktree.keys.content_id(b"big");
+    let transfers = &mut place.worktree.transfers;
+    transfers.begin(content, record, path.clone(), path, file);
+    std::fs::rename(place.root.join("dir"), place.root.join("moved")).expect("moves");
+    let txn = place.store.begin().expect("begins");
+    let mut batch = batch::Batch::open(&txn, place.worktree.no, 1, place.now).expect("opens");
+    let restarted = place.worktree.restart_transfer(&mut batch, &content);
+    restarted.expect("reads");
+    drop(batch);
+    txn.commit().expect("commits");
+    place.rest();
+    assert!(!place.root.join("moved").join(text(&name)).exists());
+}
