@@ -444,6 +444,9 @@ impl Worktree {
         }
         txn.commit()?;
         self.has_come(&content);
+        if self.transfers.get(&content).is_some() {
+            self.advance_transfer(cx, &content)?;
+        }
         Ok(())
     }
 

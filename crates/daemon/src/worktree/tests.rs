@@ -624,3 +624,33 @@ fn a_transfer_whose_directory_was_moved_leaves_nothing_when_it_begins_anew() {
     place.rest();
     assert!(!place.root.join("moved").join(text(&name)).exists());
 }
+
+#[test]
+fn what_is_wanted_back_is_taken_from_what_was_set_aside() {
+    let mut place = Place::new();
+    // No text, and too long to ride in a row.
+    let bytes = [&[0xff, 0][..], &[7; 2_000]].concat();
+    std::fs::write(place.root.join("file"), &bytes).expect("writes");
+    let (root, now) = (RelPath::root(), place.now);
+    place.worktree.request_scan(root, now);
+    place.rest();
+    let birth = {
+        let tx = place.store.read().expect("reads");
+        let tree = TreeReader::open(&tx, place.worktree.no).expect("opens");
+        let mut rows = tree.rows().expect("reads").map(|item| item.expect("a row"));
+        let birth = rows.find(|(_, row)| row.is_birth());
+        birth.expect("was found").1
+    };
+    let other = place.edit(&birth, b"\0other");
+    place.hear(&[&other]);
+    let keys = Keys {
+        content: birth.keys.content.clone(),
+        ..Keys::default()
+    };
+    let back = Row::new(birth.node, vec![other.id()], keys);
+    place.hear(&[&back]);
+    place.now = at(place.now.ms + DISPLACED_MS);
+    place.rest();
+    let shown = std::fs::read(place.root.join("file")).expect("is there");
+    assert_eq!(shown, bytes);
+}

@@ -384,7 +384,8 @@ impl Worktree {
         for (id, waiting) in rest.chain(again.into_iter().flatten()) {
             let busy = self.transfers.asked.contains(id) || self.transfers.lacks.has(peer, id);
             let big = waiting.size > SMALL_MAX;
-            let put_off = self.transfers.put_off.contains_key(id);
+            // What is to be shown needs no room in the packs.
+            let put_off = waiting.nodes.is_empty() && self.transfers.put_off.contains_key(id);
             if busy || big || put_off || self.arrived.contains_key(id) {
                 continue;
             }
@@ -706,7 +707,7 @@ impl Worktree {
         }
     }
 
-    fn release(&mut self, nodes: BTreeSet<NodeId>) {
+    pub(super) fn release(&mut self, nodes: BTreeSet<NodeId>) {
         for node in &nodes {
             self.waiting_of.remove(node);
         }

@@ -231,6 +231,17 @@ fn a_version_that_found_no_room_is_asked_for_again_later() {
         if let Some(due) = due {
             assert!(due > TIME.ms);
             assert!(place.worktree.next_request(&peer, TIME.ms).is_none());
+            // If it is to be shown it is asked for all the same.
+            let shown = NodeId::from_bytes([1; 16]);
+            let waiting = place.worktree.waiting.get_mut(&id);
+            waiting.expect("is waited for").nodes.insert(shown);
+            place.worktree.transfers.more_is_wanted();
+            assert!(place.worktree.next_request(&peer, TIME.ms).is_some());
+            place
+                .worktree
+                .not_asked(&asked[0], &[ObjectId::Content(id)]);
+            let waiting = place.worktree.waiting.get_mut(&id);
+            waiting.expect("is waited for").nodes.clear();
             place.worktree.tidy_requests(due);
             let request = place.worktree.next_request(&peer, due).expect("asks");
             assert_eq!(request.what, asked[0]);
