@@ -666,6 +666,7 @@ impl Worktree {
             let mut index = txn.index(self.no)?;
             if let Some(mut attachment) = index.attachment()? {
                 attachment.join = None;
+                attachment.sponsor = None;
                 attachment.awaits_sponsor = false;
                 index.set_attachment(&attachment)?;
             }

@@ -412,6 +412,7 @@ impl Node {
                 first_scan: true,
                 entries: 0,
                 awaits_sponsor: false,
+                sponsor: None,
                 tracked: None,
             })?;
         }
