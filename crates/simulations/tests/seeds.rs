@@ -69,6 +69,37 @@ fn a_save_in_the_moment_of_a_switch_without_exchange() {
     check_on(DiskKind::Plain, Faults::All, 1011, 40, 3);
 }
 
+/// A joiner took down what its sponsor claimed to have, which was a lie.
+#[test]
+fn a_join_at_a_liar() {
+    check_on(DiskKind::Plain, Faults::All, 802_089, 40, 3);
+}
+
+/// Directories that cannot be shown: what lies in them is not waited for. What waits for something
+/// that a disk refused comes as soon as that has gone.
+#[test]
+fn nothing_keeps_devices_from_being_in_step() {
+    for seed in [900_002, 900_007, 900_097] {
+        check_on(DiskKind::Mixed, Faults::All, seed, 40, 2);
+    }
+    check_on(DiskKind::Plain, Faults::All, 904_271, 40, 2);
+    // A version that had found no room in the packs was to be shown.
+    check_on(DiskKind::Fat, Faults::All, 904_252, 40, 2);
+}
+
+/// A directory was moved while a put in it was mended after a crash.
+#[test]
+fn a_directory_that_is_moved_during_a_start() {
+    check_on(DiskKind::Fat, Faults::All, 904_218, 40, 3);
+    check_on(DiskKind::Plain, Faults::All, 904_089, 40, 3);
+}
+
+/// A file was edited that had become one with another, at another place.
+#[test]
+fn an_edit_of_a_file_that_became_another_one() {
+    check_on(DiskKind::Mixed, Faults::All, 903_162, 40, 3);
+}
+
 /// Somebody saved between the two renames of such a switch, over a version that was not the only
 /// newest one.
 #[test]
@@ -129,6 +160,7 @@ fn a_save_over_a_put_that_is_taken_back() {
 #[test]
 fn a_transfer_whose_directory_went_elsewhere() {
     check_on(DiskKind::Mixed, Faults::All, 200_286, 40, 3);
+    check_on(DiskKind::Mixed, Faults::All, 906_184, 40, 2);
 }
 
 /// A joiner wrote that a content is the newest which nobody had any more.
