@@ -69,6 +69,13 @@ fn a_save_in_the_moment_of_a_switch_without_exchange() {
     check_on(DiskKind::Plain, Faults::All, 1011, 40, 3);
 }
 
+/// A file was to be renamed to a name at which somebody had just made one, with the number of the
+/// one that had been there before.
+#[test]
+fn a_file_at_the_new_name_with_the_number_of_the_old_one() {
+    check_on(DiskKind::Fat, Faults::All, 910_212, 40, 3);
+}
+
 /// A joiner took down what its sponsor claimed to have, which was a lie.
 #[test]
 fn a_join_at_a_liar() {

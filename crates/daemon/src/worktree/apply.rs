@@ -513,7 +513,7 @@ impl Worktree {
             Step::Move {
                 entry, from, to, ..
             } => {
-                self.move_file(entry, &from.path, &to.path)?;
+                self.move_file(&from.path, &to.path)?;
                 let mut entry = entry.clone();
                 if let Ok(Some(stat)) = self.disk.stat(&to.path) {
                     super::settle::follow(&mut entry, &stat);
@@ -555,11 +555,17 @@ impl Worktree {
         matches!(self.disk.stat(path), Ok(Some(stat)) if stat.kind == crate::disk::FileKind::Dir)
     }
 
-    /// Renames; where the disk takes the new name for the old one nothing is in the way.
-    fn move_file(&self, entry: &Entry, from: &RelPath, to: &RelPath) -> Result<(), DiskError> {
+    /// Renames; where the disk takes the new name for the old one nothing is in the way. What the
+    /// index knows does not tell that: somebody may have replaced the file, and made one at the new
+    /// name that has its number now.
+    fn move_file(&self, from: &RelPath, to: &RelPath) -> Result<(), DiskError> {
+        let seen = |path| self.disk.stat(path).ok().flatten();
         let is_itself = self.folds_names()
             && from.parent() == to.parent()
-            && matches!(self.disk.stat(to), Ok(Some(stat)) if stat.identity.ino == entry.identity.ino);
+            && matches!(
+                (seen(from), seen(to)),
+                (Some(from), Some(to)) if from.identity.inode() == to.identity.inode()
+            );
         if is_itself {
             self.disk.rename(from, to)
         } else {

@@ -654,3 +654,27 @@ fn what_is_wanted_back_is_taken_from_what_was_set_aside() {
     let shown = std::fs::read(place.root.join("file")).expect("is there");
     assert_eq!(shown, bytes);
 }
+
+#[test]
+fn a_move_replaces_no_file_that_has_got_the_number_of_the_moved_one() {
+    let mut place = Place::new();
+    let birth = place.birth(1, "old", Some(b"\0old"));
+    place.hear(&[&birth]);
+    let (old, new) = (place.root.join("old"), place.root.join("new"));
+    std::fs::hard_link(&old, &new).expect("links");
+    std::fs::remove_file(&old).expect("removes");
+    std::fs::write(&old, b"\0replaced").expect("writes");
+    std::fs::write(&new, b"\0saved").expect("writes");
+    let moved = Keys {
+        at: place.at(NodeId::ROOT, "new"),
+        ..Keys::default()
+    };
+    place.hear(&[&Row::new(node(1), vec![birth.id()], moved)]);
+    let tx = place.store.read().expect("reads");
+    let tree = TreeReader::open(&tx, place.worktree.no).expect("opens");
+    let rows = tree.rows().expect("reads").map(|item| item.expect("a row"));
+    let known: BTreeSet<Vec<u8>> = rows
+        .filter_map(|(_, row)| row.keys.content?.inline)
+        .collect();
+    assert_eq!(known, all(&[b"\0old", b"\0replaced", b"\0saved"]));
+}
