@@ -69,6 +69,75 @@ fn a_save_in_the_moment_of_a_switch_without_exchange() {
     check_on(DiskKind::Plain, Faults::All, 1011, 40, 3);
 }
 
+/// A file was to be renamed to a name at which somebody had just made one, with the number of the
+/// one that had been there before.
+#[test]
+fn a_file_at_the_new_name_with_the_number_of_the_old_one() {
+    check_on(DiskKind::Fat, Faults::All, 910_212, 40, 3);
+}
+
+/// A joiner took down what its sponsor claimed to have, which was a lie.
+#[test]
+fn a_join_at_a_liar() {
+    check_on(DiskKind::Plain, Faults::All, 802_089, 40, 3);
+}
+
+/// Directories that cannot be shown: what lies in them is not waited for. What waits for something
+/// that a disk refused comes as soon as that has gone.
+#[test]
+fn nothing_keeps_devices_from_being_in_step() {
+    for seed in [900_002, 900_007, 900_097] {
+        check_on(DiskKind::Mixed, Faults::All, seed, 40, 2);
+    }
+    check_on(DiskKind::Plain, Faults::All, 904_271, 40, 2);
+    // A version that had found no room in the packs was to be shown.
+    check_on(DiskKind::Fat, Faults::All, 904_252, 40, 2);
+}
+
+/// A directory was moved while a put in it was mended after a crash.
+#[test]
+fn a_directory_that_is_moved_during_a_start() {
+    check_on(DiskKind::Fat, Faults::All, 904_218, 40, 3);
+    check_on(DiskKind::Plain, Faults::All, 904_089, 40, 3);
+}
+
+/// A file was edited that had become one with another, at another place.
+#[test]
+fn an_edit_of_a_file_that_became_another_one() {
+    check_on(DiskKind::Mixed, Faults::All, 903_162, 40, 3);
+}
+
+/// Somebody saved between the two renames of such a switch, over a version that was not the only
+/// newest one.
+#[test]
+fn a_save_while_nothing_stands_at_the_path() {
+    check_on(DiskKind::Mixed, Faults::All, 710_090, 40, 2);
+    check_on(DiskKind::Fat, Faults::All, 800_033, 40, 2);
+    check_on(DiskKind::Plain, Faults::All, 800_056, 40, 2);
+}
+
+/// A peer answered with bytes that are not what it was asked for: the rest of its answer was never
+/// asked for again.
+#[test]
+fn chunks_that_a_liar_owes() {
+    check_on(DiskKind::Fat, Faults::All, 801_223, 40, 2);
+}
+
+/// What a put had set aside could be put back as little as the new file could come: nobody deleted it.
+#[test]
+fn a_file_that_cannot_be_put_back() {
+    check_on(DiskKind::Mixed, Faults::All, 801_229, 40, 2);
+}
+
+/// A process died before it could note what it had put at a path, and somebody replaced that before
+/// the next one had looked.
+#[test]
+fn a_save_over_what_nobody_noted() {
+    check_on(DiskKind::Fat, Faults::All, 610_256, 40, 2);
+    check_on(DiskKind::Plain, Faults::All, 700_136, 40, 2);
+    check_on(DiskKind::Plain, Faults::All, 800_223, 40, 3);
+}
+
 /// Two names that a disk takes for one; renames to such; directories that hold what keeps its old
 /// name.
 #[test]
@@ -78,6 +147,14 @@ fn names_that_a_disk_takes_for_one() {
     }
     check_on(DiskKind::Fat, Faults::Classic, 240_133, 40, 2);
     check_on(DiskKind::Mixed, Faults::All, 200_147, 40, 2);
+    // What could not be renamed to such a name was in the way of a third.
+    check_on(DiskKind::Mixed, Faults::All, 710_134, 40, 2);
+}
+
+/// Events from within a directory came when a file had its place, whose name differed in its case.
+#[test]
+fn a_file_in_place_of_a_directory_of_another_case() {
+    check_on(DiskKind::Fat, Faults::All, 800_165, 40, 2);
 }
 
 /// A directory came between an exchange and the look at what it brought, and a save over that.
@@ -90,6 +167,7 @@ fn a_save_over_a_put_that_is_taken_back() {
 #[test]
 fn a_transfer_whose_directory_went_elsewhere() {
     check_on(DiskKind::Mixed, Faults::All, 200_286, 40, 3);
+    check_on(DiskKind::Mixed, Faults::All, 906_184, 40, 2);
 }
 
 /// A joiner wrote that a content is the newest which nobody had any more.
@@ -98,6 +176,8 @@ fn a_first_join_over_what_nobody_has_any_more() {
     check_on(DiskKind::Ext4, Faults::All, 220_109, 60, 2);
     check_on(DiskKind::Fat, Faults::All, 1082, 40, 2);
     check_on(DiskKind::Mixed, Faults::All, 200_043, 40, 3);
+    // Over the first half of a write that its user then deleted.
+    check_on(DiskKind::Mixed, Faults::All, 802_190, 40, 2);
 }
 
 /// A directory had to be made where another stood that was to go into it.

@@ -191,15 +191,27 @@ impl Device {
             let Some(mut attachment) = self.attachment(&space)? else {
                 continue;
             };
-            if attachment.awaits_sponsor {
-                let sponsor = self
-                    .peers
-                    .values()
-                    .filter(|peer| peer.standing == PeerStanding::Known)
-                    .find_map(|peer| peer.session.peer_vector(&space).cloned());
-                let Some(vector) = sponsor else { continue };
+            let mut said = self
+                .peers
+                .values()
+                .filter(|peer| peer.standing == PeerStanding::Known)
+                .filter_map(|peer| Some((peer.device, peer.session.peer_vector(&space)?)));
+            let (sponsor, vector) = if attachment.awaits_sponsor {
+                let Some((device, vector)) = said.next() else {
+                    continue;
+                };
+                (Some(device), Some(vector.clone()))
+            } else {
+                let sponsor = attachment.sponsor;
+                let now = said.find(|(device, _)| sponsor == Some(*device));
+                let now = now.map(|(_, vector)| vector);
+                let join = attachment.join.as_ref();
+                (sponsor, join.map(|join| still_wanted(join, now).clone()))
+            };
+            if attachment.awaits_sponsor || attachment.join != vector {
                 attachment.awaits_sponsor = false;
-                attachment.join = Some(vector);
+                attachment.join = vector;
+                attachment.sponsor = sponsor;
                 let no = self.store.space(&space)?.no;
                 let txn = self.store.begin()?;
                 txn.index(no)?.set_attachment(&attachment)?;
@@ -630,6 +642,18 @@ fn stands(attachment: &Attachment) -> bool {
     found.is_ok_and(|found| found.ino() == known.ino)
 }
 
+/// What a join waits for. A vector only grows: what the sponsor does not say any more it never had,
+/// or has lost, and nobody else may ever have it.
+pub(super) fn still_wanted<'v>(
+    join: &'v VersionVector,
+    sponsor_says: Option<&'v VersionVector>,
+) -> &'v VersionVector {
+    match sponsor_says {
+        Some(now) if !now.covers(join) => now,
+        _ => join,
+    }
+}
+
 fn fresh_attachment(root: &Path, join: Option<VersionVector>) -> Attachment {
     Attachment {
         root: root.as_os_str().as_bytes().to_vec(),
@@ -638,6 +662,7 @@ fn fresh_attachment(root: &Path, join: Option<VersionVector>) -> Attachment {
         first_scan: true,
         entries: 0,
         awaits_sponsor: false,
+        sponsor: None,
         tracked: None,
     }
 }

@@ -291,6 +291,25 @@ fn a_segment_that_rests_on_nothing_stops_no_acks_and_is_shown() {
 }
 
 #[test]
+fn a_join_does_not_wait_for_what_its_sponsor_does_not_have() {
+    use super::spaces::still_wanted;
+    use pacsync_protocol::VersionVector;
+    let device = DeviceKeys::generate(&mut rng()).id();
+    let upto = |seq| {
+        let mut vector = VersionVector::new();
+        let log = LogId::new(device, Incarnation::from_bytes([1; 16]));
+        let hash = ShortHash::from_bytes([seq as u8; 16]);
+        vector.advance(log, Head { seq, hash });
+        vector
+    };
+    let (less, join, more) = (upto(1), upto(2), upto(3));
+    assert_eq!(still_wanted(&join, None), &join, "it is away");
+    assert_eq!(still_wanted(&join, Some(&join)), &join);
+    assert_eq!(still_wanted(&join, Some(&more)), &join, "what came later");
+    assert_eq!(still_wanted(&join, Some(&less)), &less);
+}
+
+#[test]
 fn a_checkpoint_that_says_what_the_logs_do_not_is_a_problem() {
     let mut founded = Founded::new();
     let home = founded.device.home_space;

@@ -230,6 +230,7 @@ pub(super) fn first_attachment(options: &FoundOptions, sponsor: Sponsor) -> Atta
         first_scan: true,
         entries: 0,
         awaits_sponsor: sponsor == Sponsor::Awaited,
+        sponsor: None,
         tracked: None,
     }
 }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use pacsync_protocol::row::{Kind, RESERVED_PREFIX};
 use pacsync_protocol::{ContentId, NodeId, RowId, cbor};
 use pacsync_store::StoreError;
-use pacsync_store::index::{Entry, NoteKind};
+use pacsync_store::index::{Entry, Index, NoteKind};
+use pacsync_store::tree::TreeTables;
 
 use super::batch::Batch;
 use super::notes::{Act, Displaced, Intent, New, Old, PathRecord, aside_name, unfinished_name};
@@ -126,9 +127,19 @@ enum Outcome {
     Failed {
         displaced: Displaced,
         error: DiskError,
-        /// Nothing stands at the path, and nobody has deleted it.
-        vacant: bool,
+        left: Left,
     },
+}
+
+/// What a put that failed left at its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// What somebody has put there over what the index knows, or nothing.
+    Changed,
+    /// What somebody has saved while nothing stood there.
+    Unseen,
+    /// Nothing, as what stood there could not be put back: nobody removed it.
+    Nothing,
 }
 
 /// What came of two renames in place of an exchange.
@@ -138,7 +149,7 @@ enum Switched {
     /// All is as it was.
     Not(DiskError),
     /// The old file is under this name, and the new one is not at its path.
-    Aside(RelPath, DiskError),
+    Aside(RelPath, DiskError, Left),
 }
 
 impl Worktree {
@@ -207,6 +218,9 @@ impl Worktree {
             let plan = self.plan(&mut b, cx.packs, cx.rng, node)?;
             let step = match plan {
                 Plan::Done => {
+                    if let Some(nodes) = self.behind.remove(&node) {
+                        self.mark(nodes);
+                    }
                     self.faults.clear_node(&node);
                     b.index.clear_pending(&node)?;
                     b.dirty = true;
@@ -380,9 +394,9 @@ impl Worktree {
                 Ok(Outcome::Failed {
                     displaced,
                     error,
-                    vacant,
+                    left,
                 }) => {
-                    left_aside.push((displaced, vacant.then_some(at)));
+                    left_aside.push((at, displaced, left));
                     failed.push((at, error));
                 }
                 Ok(outcome) => outcomes.push((at, outcome)),
@@ -499,7 +513,7 @@ impl Worktree {
             Step::Move {
                 entry, from, to, ..
             } => {
-                self.move_file(entry, &from.path, &to.path)?;
+                self.move_file(&from.path, &to.path)?;
                 let mut entry = entry.clone();
                 if let Ok(Some(stat)) = self.disk.stat(&to.path) {
                     super::settle::follow(&mut entry, &stat);
@@ -537,15 +551,21 @@ impl Worktree {
         seen.ino == written.ino && seen.size == written.size && seen.mtime_ns == written.mtime_ns
     }
 
-    fn is_dir(&self, path: &RelPath) -> bool {
+    pub(super) fn is_dir(&self, path: &RelPath) -> bool {
         matches!(self.disk.stat(path), Ok(Some(stat)) if stat.kind == crate::disk::FileKind::Dir)
     }
 
-    /// Renames; where the disk takes the new name for the old one nothing is in the way.
-    fn move_file(&self, entry: &Entry, from: &RelPath, to: &RelPath) -> Result<(), DiskError> {
+    /// Renames; where the disk takes the new name for the old one nothing is in the way. What the
+    /// index knows does not tell that: somebody may have replaced the file, and made one at the new
+    /// name that has its number now.
+    fn move_file(&self, from: &RelPath, to: &RelPath) -> Result<(), DiskError> {
+        let seen = |path| self.disk.stat(path).ok().flatten();
         let is_itself = self.folds_names()
             && from.parent() == to.parent()
-            && matches!(self.disk.stat(to), Ok(Some(stat)) if stat.identity.ino == entry.identity.ino);
+            && matches!(
+                (seen(from), seen(to)),
+                (Some(from), Some(to)) if from.identity.inode() == to.identity.inode()
+            );
         if is_itself {
             self.disk.rename(from, to)
         } else {
@@ -580,7 +600,7 @@ impl Worktree {
                             return Ok(Outcome::Failed {
                                 displaced,
                                 error,
-                                vacant: false,
+                                left: Left::Changed,
                             });
                         }
                         if self.disk.rename_noreplace(&item.temp, path).is_ok() {
@@ -593,12 +613,12 @@ impl Worktree {
                     match self.exchange_by_renames(&item.temp, path) {
                         Switched::Done(at) => aside = Some(at),
                         Switched::Not(error) => return Err(error),
-                        Switched::Aside(at, error) => {
+                        Switched::Aside(at, error, left) => {
                             let displaced = displaced(cx, put.node, old, &at, &put.place);
                             return Ok(Outcome::Failed {
                                 displaced,
                                 error,
-                                vacant: matches!(self.disk.stat(path), Ok(None)),
+                                left,
                             });
                         }
                     }
@@ -646,7 +666,7 @@ impl Worktree {
                     Some(displaced) => Ok(Outcome::Failed {
                         displaced,
                         error,
-                        vacant: false,
+                        left: Left::Changed,
                     }),
                     None => Err(error),
                 };
@@ -675,7 +695,8 @@ impl Worktree {
         if let Err(error) = self.disk.rename_noreplace(path, &aside) {
             return Switched::Not(error);
         }
-        let error = if self.is_dir(&aside) {
+        let was_dir = self.is_dir(&aside);
+        let error = if was_dir {
             // Somebody put a directory there in this moment.
             in_the_way(path)
         } else {
@@ -686,8 +707,10 @@ impl Worktree {
         };
         match self.disk.rename_noreplace(&aside, path) {
             Ok(()) => Switched::Not(error),
-            // Somebody saved another file there since.
-            Err(_) => Switched::Aside(aside, error),
+            // What the directory took the place of was gone before.
+            Err(_) if was_dir => Switched::Aside(aside, error, Left::Changed),
+            Err(back) if back.is_exists() => Switched::Aside(aside, error, Left::Unseen),
+            Err(_) => Switched::Aside(aside, error, Left::Nothing),
         }
     }
 
@@ -698,7 +721,7 @@ impl Worktree {
         begun: Vec<Begun>,
         outcomes: Vec<(usize, Outcome)>,
         failed: Vec<(usize, DiskError)>,
-        left_aside: Vec<(Displaced, Option<usize>)>,
+        left_aside: Vec<(usize, Displaced, Left)>,
     ) -> Result<(), StoreError> {
         let txn = cx.store.begin()?;
         let mut marks = vec![];
@@ -761,11 +784,21 @@ impl Worktree {
                 }
                 self.faults.clear_node(&node);
             }
-            for (displaced, vacant) in left_aside {
-                if let Some(item) = vacant.and_then(|at| begun.get(at))
+            for (at, displaced, left) in left_aside {
+                if let Some(item) = begun.get(at)
                     && let Step::Put(put) = &item.step
                 {
-                    index.remove(&put.place.parent, &put.place.name)?;
+                    let Place { parent, name, .. } = &put.place;
+                    match left {
+                        Left::Changed => {}
+                        Left::Unseen => {
+                            let tree = txn.tree(self.no)?;
+                            saved_unseen(&mut index, &tree, parent, name, &put.row)?;
+                        }
+                        Left::Nothing => {
+                            index.remove(parent, name)?;
+                        }
+                    }
                 }
                 let number = index.add_note(NoteKind::Displaced, &cbor::encode(&displaced))?;
                 self.displaced.insert(number, displaced);
@@ -922,6 +955,33 @@ fn displaced(
         },
         due_ms: cx.now.ms + DISPLACED_MS,
         dir: beside.then_some(place.parent),
+        new: None,
+    }
+}
+
+/// Somebody saved at a path in the moment in which the old file was not there any more and the new
+/// one not yet. They overwrote neither: what they saved was made of what both began from, or of
+/// nothing.
+pub(super) fn saved_unseen(
+    index: &mut Index<'_>,
+    tree: &TreeTables<'_>,
+    parent: &NodeId,
+    name: &[u8],
+    new: &RowId,
+) -> Result<(), StoreError> {
+    let Some(mut entry) = index.get(parent, name)? else {
+        return Ok(());
+    };
+    let base = match &entry.row {
+        Some(old) => tree.shared_base(old, new)?,
+        None => None,
+    };
+    match base {
+        Some(_) => {
+            entry.row = base;
+            index.put(parent, name, &entry)
+        }
+        None => index.remove(parent, name).map(drop),
     }
 }
 

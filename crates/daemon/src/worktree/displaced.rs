@@ -324,7 +324,8 @@ impl Worktree {
         let Ok(mut found) = read(&*self.disk, &temp, kind, &self.keys) else {
             return Err(StoreError::Packs("it cannot be read".into()));
         };
-        let is_edit = record.old.content != Some(found.content.id);
+        let found_id = Some(found.content.id);
+        let is_edit = record.old.content != found_id && record.new != found_id;
         if found.content.inline.is_none() && kind == Kind::File {
             self.pack_file(cx, &temp, &found, record.old.row.as_ref())?;
         }
@@ -445,6 +446,9 @@ impl Worktree {
         }
         txn.commit()?;
         self.has_come(&content);
+        if self.transfers.get(&content).is_some() {
+            self.advance_transfer(cx, &content)?;
+        }
         Ok(())
     }
 

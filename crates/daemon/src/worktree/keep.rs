@@ -229,9 +229,8 @@ impl Worktree {
     /// What was looked for here is here by another way.
     pub(super) fn has_come(&mut self, content: &ContentId) {
         self.transfers.kept.remove(content);
-        let only_kept = |waiting: &Waiting| waiting.nodes.is_empty();
-        if self.waiting.get(content).is_some_and(only_kept) {
-            self.waiting.remove(content);
+        if let Some(waiting) = self.waiting.remove(content) {
+            self.release(waiting.nodes);
         }
     }
 

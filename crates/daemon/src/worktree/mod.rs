@@ -173,6 +173,8 @@ pub struct Worktree {
     merging: merging::Merging,
     /// Nodes that could not be rendered: when to try again.
     stalled: BTreeMap<NodeId, u64>,
+    /// Those of them whose turn comes after another's, by that one.
+    behind: BTreeMap<NodeId, BTreeSet<NodeId>>,
     faults: faults::Faults,
     breaker: breaker::Breaker,
     displaced: displaced::Asides,
@@ -665,6 +667,7 @@ impl Worktree {
             let mut index = txn.index(self.no)?;
             if let Some(mut attachment) = index.attachment()? {
                 attachment.join = None;
+                attachment.sponsor = None;
                 attachment.awaits_sponsor = false;
                 index.set_attachment(&attachment)?;
             }
@@ -852,3 +855,6 @@ fn is_transfer_temp(name: &[u8]) -> bool {
 fn same_root(known: &RootIdentity, found: &crate::disk::DirIdentity) -> bool {
     known.ino == found.ino && (known.fsid == found.fs_id || known.dev == found.dev)
 }
+
+#[cfg(test)]
+mod tests;

@@ -116,6 +116,9 @@ pub(super) struct Displaced {
     /// The directory that it is in, which may move; `None` for one that does not.
     #[n(5)]
     pub(super) dir: Option<NodeId>,
+    /// What it holds if it never stood at the path, but was to come there: nobody's edit.
+    #[n(6)]
+    pub(super) new: Option<ContentId>,
 }
 
 /// A path as bytes.

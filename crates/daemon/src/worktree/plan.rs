@@ -105,11 +105,14 @@ impl Worktree {
                     if self.blocked_until(&dir).is_some_and(|at| at > b.now.ms) {
                         return Ok(self.after(node, dir, b.now));
                     }
-                    let Some(state) = b.tree.node(&dir)? else {
+                    let Some(state_of_dir) = b.tree.node(&dir)? else {
                         return Ok(Plan::Done);
                     };
-                    match self.plan_rep(b, packs, rng, dir, state)? {
+                    match self.plan_rep(b, packs, rng, dir, state_of_dir)? {
                         Plan::Done => {}
+                        Plan::Wait if self.faults.is_unshowable(&dir) => {
+                            return self.beneath_unshowable(b, packs, rng, state);
+                        }
                         // Its own turn comes; this node is tried again after it.
                         Plan::Wait => return Ok(self.after(node, dir, b.now)),
                         _ => {
@@ -359,12 +362,13 @@ impl Worktree {
         Ok(Plan::Wait)
     }
 
-    /// What lies beneath a directory may have come while it was not rendered.
+    /// What lies beneath a directory may have come, or been moved there, while it was not rendered.
     fn mark_below(&mut self, b: &mut Batch<'_>, dir: NodeId) -> Result<(), StoreError> {
         let mut missing = vec![];
         for item in b.tree.children(&dir)? {
             let (_, node) = item?;
-            if b.index.location(&node)?.is_none() {
+            let location = b.index.location(&node)?;
+            if location.is_none_or(|(parent, _)| parent != dir) {
                 missing.push(node);
             }
         }
@@ -686,7 +690,7 @@ impl Worktree {
         }
     }
 
-    fn restart_transfer(
+    pub(super) fn restart_transfer(
         &mut self,
         b: &mut Batch<'_>,
         content: &ContentId,
@@ -705,10 +709,9 @@ impl Worktree {
                 file,
             ),
             Err(_) => {
-                // Begun anew, in another file; a scan removes this one.
+                // Begun anew, in another file; a scan removes this one, wherever its directory is.
                 b.index.remove_transfer(content)?;
-                let dir = transfer.path.parent().unwrap_or_default();
-                self.queue.soon(dir, b.now.ms);
+                self.queue.deep(RelPath::root(), b.now.ms);
             }
         }
         Ok(())
@@ -883,7 +886,7 @@ impl Worktree {
     }
 
     /// This node's turn comes after another's: at once if that one is free to go, else when it is
-    /// tried again.
+    /// done, or tried again.
     fn after(&mut self, node: NodeId, other: NodeId, now: super::Now) -> Plan {
         let blocked = if self.breaker.held().remote.contains_key(&other)
             || self.waiting_of.contains_key(&other)
@@ -896,6 +899,7 @@ impl Worktree {
             Some(until) => {
                 let until = until.max(now.ms + super::SETTLE_MS);
                 self.stalled.insert(node, until);
+                self.behind.entry(other).or_default().insert(node);
                 Plan::Wait
             }
             None => {

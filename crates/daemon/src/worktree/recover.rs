@@ -3,9 +3,10 @@
 use pacsync_protocol::row::Kind;
 use pacsync_protocol::{NodeId, cbor};
 use pacsync_store::index::{Entry, FileIdentity, NoteKind, RootIdentity};
+use pacsync_store::tree::TreeTables;
 use pacsync_store::{Store, StoreError};
 
-use super::apply::trash_dir;
+use super::apply::{saved_unseen, trash_dir};
 use super::content::{Read, read};
 use super::notes::{Act, Displaced, Intent, New, Old, PathRecord, aside_name, unfinished_name};
 use super::queue::Queue;
@@ -39,7 +40,7 @@ pub enum OpenError {
 /// What an interrupted apply left.
 enum Mended {
     /// A file that is looked at again.
-    Aside(Displaced),
+    Aside(Box<Displaced>),
     /// A temporary file that is not where it was, if there is one.
     Lost(Vec<u8>),
 }
@@ -137,6 +138,7 @@ impl Worktree {
             transfers: Default::default(),
             merging: Default::default(),
             stalled: Default::default(),
+            behind: Default::default(),
             faults: Default::default(),
             breaker: Default::default(),
             displaced: Default::default(),
@@ -193,6 +195,7 @@ impl Worktree {
         let mut any = false;
         {
             let mut index = txn.index(self.no)?;
+            let tree = txn.tree(self.no)?;
             for (number, bytes) in index.notes(NoteKind::Intent)? {
                 let mut intent: Intent =
                     cbor::decode("intent", &bytes).map_err(StoreError::from)?;
@@ -201,12 +204,12 @@ impl Worktree {
                     continue;
                 }
                 any = true;
-                for mended in self.mend_one(&mut index, &intent, cx.now)? {
+                for mended in self.mend_one(&mut index, &tree, &intent, cx.now)? {
                     match mended {
                         Mended::Aside(record) => {
-                            let bytes = cbor::encode(&record);
+                            let bytes = cbor::encode(&*record);
                             let number = index.add_note(NoteKind::Displaced, &bytes)?;
-                            self.displaced.insert(number, record);
+                            self.displaced.insert(number, *record);
                         }
                         Mended::Lost(name) => {
                             intent.act = Act::Stray;
@@ -235,6 +238,7 @@ impl Worktree {
     fn mend_one(
         &self,
         index: &mut pacsync_store::index::Index<'_>,
+        tree: &TreeTables<'_>,
         intent: &Intent,
         now: Now,
     ) -> Result<Vec<Mended>, OpenError> {
@@ -267,16 +271,18 @@ impl Worktree {
                 index.remove(&intent.parent, &intent.name)?;
                 Ok(vec![Mended::Aside(self.aside(intent, &temp, old, now))])
             }
-            (Act::Put, _) => self.mend_put(index, intent, &dir, &path, at_path, now),
+            (Act::Put, _) => self.mend_put(index, tree, intent, &dir, &path, at_path, now),
             (Act::Move | Act::Remove | Act::Stray, _) => Ok(vec![]),
         }
     }
 
     /// A put has three names for its file, each of which says how far it came: while it is written,
     /// once it is whole, and on disks without exchange one for the old file.
+    #[expect(clippy::too_many_arguments, reason = "one intent, taken apart")]
     fn mend_put(
         &self,
         index: &mut pacsync_store::index::Index<'_>,
+        tree: &TreeTables<'_>,
         intent: &Intent,
         dir: &RelPath,
         path: &RelPath,
@@ -296,7 +302,8 @@ impl Worktree {
         let mut here = at_path.map(|stat| (stat, self.read_at(path, stat)));
         let temp = place(name);
         let at_temp = self.disk.stat(&temp).ok().flatten();
-        if let (Some(old), Some(at_aside)) = (intent.old, self.disk.stat(&aside).ok().flatten()) {
+        let at_aside = self.disk.stat(&aside).ok().flatten();
+        if let (Some(old), Some(at_aside)) = (intent.old, at_aside) {
             match at_path {
                 // A second name of what still stands at the path.
                 Some(stat) if stat.identity.ino == at_aside.identity.ino => {
@@ -307,6 +314,8 @@ impl Worktree {
                     // somebody who had not seen it.
                     if at_temp.is_none() {
                         self.adopt_put(index, intent, here.take(), &old, &new, now)?;
+                    } else if !self.is_dir(&aside) {
+                        saved_unseen(index, tree, &intent.parent, &intent.name, &new.row)?;
                     }
                     found.push(Mended::Aside(self.aside(intent, &aside, old, now)));
                 }
@@ -345,6 +354,16 @@ impl Worktree {
                 if unwritten.is_err() {
                     // Not begun, switched, or in a directory that somebody moved.
                     found.push(Mended::Lost(name.to_vec()));
+                    if let Some(old) = intent.old
+                        && at_aside.is_none()
+                    {
+                        // What stood at the path would be there, too.
+                        for at in [&temp, &aside] {
+                            let mut record = self.aside(intent, at, old, now);
+                            record.new = Some(new.content);
+                            found.push(Mended::Aside(record));
+                        }
+                    }
                 }
             }
         }
@@ -420,15 +439,16 @@ impl Worktree {
         read(&*self.disk, path, kind, &self.keys).ok()
     }
 
-    fn aside(&self, intent: &Intent, temp: &RelPath, old: Old, now: Now) -> Displaced {
-        Displaced {
+    fn aside(&self, intent: &Intent, temp: &RelPath, old: Old, now: Now) -> Box<Displaced> {
+        Box::new(Displaced {
             temp: PathRecord::from(temp),
             node: intent.node,
             path: intent.path.clone(),
             old,
             due_ms: now.ms + DISPLACED_MS,
             dir: (temp.parent() == intent.path.path().parent()).then_some(intent.parent),
-        }
+            new: None,
+        })
     }
 
     /// Goes on with transfers whose temporary file is still there.

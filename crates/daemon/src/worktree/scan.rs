@@ -167,7 +167,7 @@ impl Worktree {
             match b.index.get(&node, name)? {
                 Some(entry) if entry.kind == Kind::Dir => node = entry.node,
                 _ => {
-                    let Ok(Some(stat)) = self.disk.stat(&path) else {
+                    let Ok(Some(stat)) = self.stat_exactly(&path) else {
                         return Ok(None);
                     };
                     let before = self.walks.len();
@@ -471,7 +471,9 @@ impl Worktree {
                     ..Keys::default()
                 };
                 known.row = Some(b.write(&Row::new(node, past, keys)));
-                known.node = node;
+                if b.index.location(&node)?.is_none() {
+                    known.node = node;
+                }
                 self.keep_edit(b, node, &mut read, known.content);
                 known.content = Some(read.content.id);
                 known.identity = read.identity;
@@ -581,7 +583,8 @@ impl Worktree {
         let idle = is_transfer_temp(name)
             && !self.transfers.has_name(name)
             && !self.displaced.has_name(name);
-        idle || self.strays.contains_key(self.stray_name(name))
+        let is_stray = self.strays.contains_key(self.stray_name(name));
+        idle || (is_stray && !self.displaced.has_name(name))
     }
 
     /// Whether an entry is never synced and stays where it is, also when the directory that it is

@@ -384,7 +384,8 @@ impl Worktree {
         for (id, waiting) in rest.chain(again.into_iter().flatten()) {
             let busy = self.transfers.asked.contains(id) || self.transfers.lacks.has(peer, id);
             let big = waiting.size > SMALL_MAX;
-            let put_off = self.transfers.put_off.contains_key(id);
+            // What is to be shown needs no room in the packs.
+            let put_off = waiting.nodes.is_empty() && self.transfers.put_off.contains_key(id);
             if busy || big || put_off || self.arrived.contains_key(id) {
                 continue;
             }
@@ -441,7 +442,8 @@ impl Worktree {
         self.transfers.lacks.delivered(peer, cx.now.ms);
         let mut packed = vec![];
         let mut bad = None;
-        for (object, item) in items {
+        let mut items = items.into_iter();
+        while let Some((object, item)) = items.next() {
             if let (ObjectId::Content(content), _) | (_, Wanted::Pieces { content, .. }) =
                 (&object, what)
                 && let Some(fetch) = self.transfers.fetch_mut(content)
@@ -465,6 +467,10 @@ impl Worktree {
             };
             if !taken {
                 bad = Some(format!("bytes that are not {object}"));
+                // This peer has answered; what it owes is asked for anew.
+                let owed = items.map(|(object, _)| object);
+                let owed: Vec<ObjectId> = std::iter::once(object).chain(owed).collect();
+                self.not_asked(what, &owed);
                 break;
             }
         }
@@ -701,7 +707,7 @@ impl Worktree {
         }
     }
 
-    fn release(&mut self, nodes: BTreeSet<NodeId>) {
+    pub(super) fn release(&mut self, nodes: BTreeSet<NodeId>) {
         for node in &nodes {
             self.waiting_of.remove(node);
         }

@@ -261,17 +261,19 @@ struct Unshowable {
     paths: BTreeSet<String>,
     /// What may show in other places instead: what could not be renamed to such a name.
     things: BTreeSet<(Kind, Option<ContentId>)>,
+    folds_case: bool,
 }
 
 impl Unshowable {
     fn of(runner: &Runner, at: usize, replica: &Replica) -> Self {
-        let mut unshowable = Self {
-            paths: BTreeSet::new(),
-            things: BTreeSet::new(),
-        };
         let can = {
             let world = lock(&runner.world);
             world.hosts.get(at).map(|host| host.fs.can)
+        };
+        let mut unshowable = Self {
+            paths: BTreeSet::new(),
+            things: BTreeSet::new(),
+            folds_case: can.is_some_and(|can| !can.case_sensitive),
         };
         let Some(can) = can else { return unshowable };
         let mut folded: BTreeMap<String, Vec<&String>> = BTreeMap::new();
@@ -283,15 +285,38 @@ impl Unshowable {
             }
         }
         let several = folded.into_values().filter(|paths| paths.len() > 1);
-        let tops: BTreeSet<&String> = several.flatten().collect();
-        for (path, (kind, content, _)) in &replica.shown {
-            let mut above = path.match_indices('/').map(|(end, _)| &path[..end]);
-            if tops.contains(path) || above.any(|above| tops.contains(&above.to_owned())) {
-                unshowable.paths.insert(path.clone());
-                unshowable.things.insert((*kind, *content));
-            }
+        for top in several.flatten() {
+            unshowable.add(top, replica);
         }
         unshowable
+    }
+
+    /// A path that may not show, with all that is beneath it.
+    fn add(&mut self, top: &str, replica: &Replica) {
+        for (path, (kind, content, _)) in &replica.shown {
+            if path
+                .strip_prefix(top)
+                .is_some_and(|rest| rest.is_empty() || is_beneath(rest))
+            {
+                self.paths.insert(path.clone());
+                self.things.insert((*kind, *content));
+            }
+        }
+    }
+
+    /// Something that keeps its old name stands at a path: what is wanted there cannot show.
+    fn stands_at(&mut self, old: &str, replica: &Replica) {
+        if let Some((kind, content, _)) = replica.shown.get(old) {
+            self.things.insert((*kind, *content));
+        }
+        let folded = old.to_lowercase();
+        let wanted = replica.shown.keys();
+        let other = |path: &&String| *path != old && path.to_lowercase() == folded;
+        if self.folds_case {
+            for path in wanted.filter(other) {
+                self.add(path, replica);
+            }
+        }
     }
 }
 
@@ -325,19 +350,21 @@ fn unlike(runner: &Runner, at: usize, replica: &Replica, disk: &Tree) -> Vec<Str
             (path, found)
         })
         .collect();
-    // What keeps its old name may stand where something else is wanted, which then keeps its own.
+    // What keeps its old name may stand where something else is wanted, which then keeps its own, or
+    // is not shown.
+    let mut kept: BTreeSet<&String> = BTreeSet::new();
     loop {
-        let before = unshowable.things.len();
-        for (path, (kind, content, _)) in &replica.shown {
-            let keeps_it = |(kind, content, _): &(Kind, Option<ContentId>, Option<u16>)| {
-                unshowable.things.contains(&(*kind, *content))
-            };
-            if found.get(path).is_some_and(keeps_it) {
-                unshowable.things.insert((*kind, *content));
-            }
-        }
-        if unshowable.things.len() == before {
+        let keeps = |path: &&&String| {
+            let found = found.get(**path);
+            found.is_some_and(|(kind, content, _)| unshowable.things.contains(&(*kind, *content)))
+        };
+        let now: BTreeSet<&String> = found.keys().filter(keeps).copied().collect();
+        if now == kept {
             break;
+        }
+        kept = now;
+        for path in &kept {
+            unshowable.stands_at(path, replica);
         }
     }
     let paths: BTreeSet<&String> = replica.shown.keys().chain(disk.keys()).collect();
@@ -451,6 +478,85 @@ pub(super) fn status(runner: &Runner) -> Result<(), Failure> {
         "all devices say that they are in sync, and are not".into(),
     );
     Err(broken("honest status", wrong))
+}
+
+/// True if a device tells of a problem that keeps it from being in step.
+pub(super) fn has_trouble(runner: &Runner) -> Result<bool, Failure> {
+    for node in runner.nodes.values() {
+        let status = node
+            .ask(|device, now| device.status(now))
+            .map_err(damaged)?;
+        if status.is_some_and(|status| status.problems.iter().any(|problem| problem.in_the_way)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Who is not in step, and waits for what.
+pub(super) fn waits(runner: &Runner) -> Result<Vec<String>, Failure> {
+    let mut waits = vec![];
+    for (at, node) in &runner.nodes {
+        let status = node
+            .ask(|device, now| device.status(now))
+            .map_err(damaged)?;
+        let Some(status) = status else {
+            waits.push(format!("d{at} is not running"));
+            continue;
+        };
+        if status.in_sync {
+            continue;
+        }
+        let before = waits.len();
+        for peer in status.peers.iter().filter(|peer| !peer.in_sync) {
+            let is = if peer.connected {
+                ""
+            } else {
+                ", which is away"
+            };
+            waits.push(format!("d{at} waits for {}{is}", peer.name));
+        }
+        for space in &status.spaces {
+            for transfer in &space.transfers {
+                let (done, total) = (transfer.bytes_done, transfer.bytes_total);
+                let path = &transfer.path.path;
+                waits.push(format!("d{at} has {done} of {total} B of {path}"));
+            }
+        }
+        let pending = node.ask(|device, _| pending(device.store()));
+        for what in pending.map_err(damaged)?.into_iter().flatten() {
+            waits.push(format!("d{at} has yet to show {what}"));
+        }
+        if waits.len() == before {
+            waits.push(format!("d{at} waits for nothing that it tells of"));
+        }
+    }
+    Ok(waits)
+}
+
+/// What a replica has yet to render.
+fn pending(store: &Store) -> Result<Vec<String>, StoreError> {
+    let space = store
+        .spaces()
+        .next()
+        .ok_or_else(|| StoreError::Damaged("no space is there".into()))?;
+    let tx = store.read()?;
+    let tree = TreeReader::open(&tx, space.no)?;
+    let index = pacsync_store::index::IndexReader::new(&tx, space.no);
+    let mut pending = vec![];
+    for node in index.pending(None, usize::MAX)? {
+        let state = tree.node(&tree.representative(&node)?)?;
+        let told = state.map(|state| (state.kind, state.name, state.content, state.dead));
+        pending.push(match told {
+            Some((kind, name, content, dead)) => {
+                let name = name.map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
+                let content = content.map(|shown| (shown.content.id, shown.content.size));
+                format!("{node:?}: {kind:?} {name:?}, {content:?}, dead: {dead}")
+            }
+            None => format!("{node:?}"),
+        });
+    }
+    Ok(pending)
 }
 
 /// A device that no user writes on has written nothing but what follows from the others' rows.
@@ -605,22 +711,21 @@ fn versions(runner: &Runner, replicas: &BTreeMap<usize, Replica>) -> Result<(), 
     let mut zombies = vec![];
     let mut seen = BTreeSet::new();
     for (path, shown) in &tree {
-        let written = match shown {
+        let (written, bytes) = match shown {
             Shown::Dir(_) => continue,
             Shown::File(_, written, bytes) => {
                 if bytes.is_empty() {
                     // Files are cut before they are written.
                     continue;
                 }
-                written.clone()
+                (written.clone(), bytes)
             }
-            Shown::Symlink(target) => Written::Symlink(target.clone()),
+            Shown::Symlink(target) => (Written::Symlink(target.clone()), target),
         };
         match world.oracle.versions.get(&written) {
             None if matches!(shown, Shown::File(_, _, bytes) if world.oracle.is_merge(bytes)) => {}
             None => phantoms.push(format!("{path} holds what nobody wrote: {shown:?}")),
             Some(version) => {
-                let bytes = version.bytes.as_deref().unwrap_or_default();
                 // A late joiner's first look writes it as if anew, beside what happens elsewhere.
                 let joined = runner.profile.joiner.is_some()
                     && replica.again.contains(&keys.content_id(bytes));

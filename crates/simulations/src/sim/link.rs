@@ -81,6 +81,8 @@ pub(crate) struct Network {
     cut: std::collections::BTreeSet<(usize, usize)>,
     /// Until when nothing gets from one device to another, though it does the other way.
     mute: BTreeMap<(usize, usize), u64>,
+    /// When the last connection that was silent is not any more, or is given up.
+    pub(crate) quiet_ns: u64,
     pub(crate) liars: BTreeMap<usize, Liar>,
     /// When the last liar began to be honest.
     pub(crate) honest_ns: Option<u64>,
@@ -96,6 +98,7 @@ impl Network {
             next_conn: 1,
             cut: Default::default(),
             mute: BTreeMap::new(),
+            quiet_ns: 0,
             liars: BTreeMap::new(),
             honest_ns: None,
             overfull: None,
@@ -233,6 +236,8 @@ impl World {
     pub(crate) fn silence(&mut self, from: usize, to: usize, ms: u64) {
         let ns = ms * 1_000_000;
         self.net.mute.insert((from, to), self.clock_ns + ns);
+        let over_ns = self.clock_ns + ns.min(IDLE_TIMEOUT_NS);
+        self.net.quiet_ns = self.net.quiet_ns.max(over_ns);
         if ns > IDLE_TIMEOUT_NS {
             self.at(IDLE_TIMEOUT_NS, Event::TimedOut { a: from, b: to });
         }
@@ -278,6 +283,18 @@ impl World {
             self.at(wait, Event::Sent { conn, lane, cost });
         }
         Some(waiting)
+    }
+
+    /// How long links with a rate may need for all that was ever written: it may pass two of them,
+    /// more than once.
+    pub(crate) fn time_for_all_bytes(&self) -> u64 {
+        let Some(rate) = self.net.links.rate else {
+            return 0;
+        };
+        let versions = self.oracle.versions.values();
+        let written = versions.filter_map(|version| version.bytes.as_ref());
+        let bytes: u64 = written.map(|bytes| bytes.len() as u64).sum();
+        4 * bytes * SECOND_NS / rate
     }
 
     /// A frame has left; true if its lane has just emptied.

@@ -277,6 +277,7 @@ impl Node {
             };
             host.epoch += 1;
             host.dead = false;
+            host.opened = false;
             host.even_ms = host.fs.ahead_ns / 1_000_000;
             let epoch = host.epoch;
             world.say(format!("d{} starts", self.at));
@@ -288,6 +289,9 @@ impl Node {
         match self.judge(result)? {
             Ok(device) => {
                 self.device = Some(device);
+                if let Some(host) = lock(&self.world).hosts.get_mut(self.at) {
+                    host.opened = true;
+                }
                 self.wake_ns = Some(0);
                 Ok(())
             }
@@ -418,6 +422,7 @@ impl Node {
                 first_scan: true,
                 entries: 0,
                 awaits_sponsor: false,
+                sponsor: None,
                 tracked: None,
             })?;
         }
@@ -429,6 +434,9 @@ impl Node {
     pub(crate) fn end(&mut self) {
         self.wake_ns = None;
         if let Some(device) = self.device.take() {
+            if let Some(host) = lock(&self.world).hosts.get_mut(self.at) {
+                host.opened = false;
+            }
             let _ = catch_unwind(AssertUnwindSafe(move || drop(device)));
         }
     }

@@ -1,6 +1,6 @@
 //! Plays scripts: what comes next comes, until everything rests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use pacsync_daemon::control::api::KeepChange;
@@ -29,6 +29,13 @@ const SWEEP_PACK: u64 = 3_000;
 const REST_MAX_NS: u64 = 15 * 60 * 1_000 * MS;
 /// Steps of devices that coming to rest may take.
 const REST_STEPS_MAX: u64 = 12_000;
+/// Longest that devices may take until all are in step, once they are connected and nobody writes
+/// any more, beside what slow links need for the bytes.
+const PROMPT_NS: u64 = 20 * 1_000 * MS;
+/// Longest that what a disk refused may take beside: it is tried ever more rarely.
+const REFUSED_NS: u64 = 35 * 1_000 * MS;
+/// Longest that they may take to connect, which is tried ever more rarely.
+const CONNECT_NS: u64 = 80 * 1_000 * MS;
 /// Time between attempts at a replica that failed, as the daemon has it.
 const REOPEN_MS: u64 = 2_000;
 
@@ -166,6 +173,15 @@ pub(super) struct Runner {
     pub(super) set_aside: bool,
     /// Bytes of frames that came to each device.
     pub(super) received: BTreeMap<(usize, Lane), u64>,
+}
+
+/// What devices that come to rest were seen at.
+#[derive(Debug, Default)]
+struct Since {
+    /// When all were connected for the first time.
+    connected_ns: Option<u64>,
+    /// When one told of a problem that is in the way, the last time.
+    trouble_ns: u64,
 }
 
 fn broken(invariant: &'static str, details: Vec<String>) -> Failure {
@@ -825,9 +841,11 @@ impl Runner {
         let begin = lock(&self.world).clock_ns;
         let steps = self.steps;
         let mut calm = 0;
+        let mut since = Since::default();
         loop {
             self.run_for(700 * MS)?;
             check::status(self)?;
+            self.check_promptness(when, begin, &mut since)?;
             calm = if self.is_at_rest()? { calm + 1 } else { 0 };
             // Longer than anything waits before it is looked at again.
             if calm >= 5 {
@@ -845,6 +863,76 @@ impl Runner {
                 return Err(broken("termination", details));
             }
         }
+    }
+
+    /// All are connected soon, and soon after that in step.
+    fn check_promptness(
+        &mut self,
+        when: &'static str,
+        begin: u64,
+        seen: &mut Since,
+    ) -> Result<(), Failure> {
+        let (now, calm, slow) = {
+            let world = lock(&self.world);
+            let edited = world.hosts.iter().map(|host| host.edited_ns);
+            let calm = edited.fold(begin.max(world.net.quiet_ns), u64::max);
+            (world.clock_ns, calm, world.time_for_all_bytes())
+        };
+        let apart = match seen.connected_ns {
+            Some(_) => None,
+            None => self.first_apart(),
+        };
+        if apart.is_none() {
+            seen.connected_ns.get_or_insert(now);
+        }
+        if check::has_trouble(self)? {
+            seen.trouble_ns = now;
+        }
+        let due = match seen.connected_ns {
+            None => calm + CONNECT_NS,
+            Some(connected) => {
+                let from = calm.max(connected);
+                from.max(seen.trouble_ns.min(from + REFUSED_NS)) + PROMPT_NS + slow
+            }
+        };
+        if now <= due {
+            return Ok(());
+        }
+        let waits = match apart {
+            Some((a, b)) => vec![format!("d{a} and d{b} are not connected")],
+            None => check::waits(self)?,
+        };
+        if waits.is_empty() {
+            return Ok(());
+        }
+        let mut details = vec![format!(
+            "not in step {when}: {} s after the last edit, {} s late",
+            now.saturating_sub(calm) / 1_000 / MS,
+            (now - due) / 1_000 / MS
+        )];
+        details.extend(waits);
+        details.extend(self.describe());
+        Err(broken("promptness", details))
+    }
+
+    /// Two running devices that can connect and are not.
+    fn first_apart(&self) -> Option<(usize, usize)> {
+        let world = lock(&self.world);
+        let net = &world.net;
+        let device = |conn: &u64| net.conns.get(conn).map(|end| end.device);
+        let ends = net.conns.values();
+        let connected: BTreeSet<(usize, usize)> = ends
+            .filter_map(|end| Some((end.device, device(&end.peer)?)))
+            .collect();
+        let is_hub = |at: &usize| net.links.hub.is_none_or(|hub| hub == *at);
+        for a in self.nodes.keys() {
+            for b in self.nodes.keys().filter(|b| *b > a) {
+                if (is_hub(a) || is_hub(b)) && !connected.contains(&(*a, *b)) {
+                    return Some((*a, *b));
+                }
+            }
+        }
+        None
     }
 
     /// What each device says of itself.

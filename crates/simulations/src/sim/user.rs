@@ -152,15 +152,19 @@ impl User<'_> {
         if let Some(Body::File(data)) = self.fs().inode(ino).map(|inode| inode.body.clone()) {
             self.world.oracle.supersede_lines(&data);
         }
-        let unrecorded = |host: &Host| host.dead && host.unrecorded.contains(path);
-        if self.world.hosts.get(self.device).is_some_and(unrecorded) {
-            // Put there by a process that died before it could note it: to the next one it looks
-            // as if it had never come, and comes again.
-            self.world.oracle.moved(&written);
-        }
+        self.excuse(path, &written);
         match self.world.oracle.supersede(&written, by) {
             Some(number) => format!(" over version {number}"),
             None => " over nothing of note".into(),
+        }
+    }
+
+    /// What a process has put at a path and died before it could note it looks to the next one, once
+    /// somebody has changed it, as if it had never come. It comes again.
+    fn excuse(&mut self, path: &RelPath, written: &Written) {
+        let in_doubt = |host: &Host| (host.dead || !host.opened) && host.unrecorded.contains(path);
+        if self.world.hosts.get(self.device).is_some_and(in_doubt) {
+            self.world.oracle.moved(written);
         }
     }
 
@@ -283,9 +287,11 @@ impl User<'_> {
                 (path, vec![], lines.into_bytes())
             }
         };
+        let written = Written::file(&before);
+        self.excuse(&path, &written);
         self.world
             .oracle
-            .supersede(&Written::file(&before), &format!("edit, version {number}"));
+            .supersede(&written, &format!("edit, version {number}"));
         let over = match before.is_empty() {
             true => "",
             false => " over another one",

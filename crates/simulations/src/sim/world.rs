@@ -120,6 +120,8 @@ pub(crate) struct Host {
     pub(crate) epoch: u64,
     /// The process of this epoch is dead, though it may not know yet.
     pub(crate) dead: bool,
+    /// The process has looked at what the one before it left.
+    pub(crate) opened: bool,
     pub(crate) ops: u64,
     pub(crate) armed: Vec<(u64, Armed)>,
     /// How far the clock of its timers is ahead: that of its wall when the process began, less
@@ -129,7 +131,8 @@ pub(crate) struct Host {
     pub(crate) edited_ns: u64,
     fault: Option<(Fault, u32)>,
     rng: ChaCha8Rng,
-    /// Where this process has put files of which no commit tells yet.
+    /// Where this process, or the one before it until this one has looked, has put files of which no
+    /// commit tells yet.
     pub(crate) unrecorded: BTreeSet<RelPath>,
 }
 
@@ -285,6 +288,7 @@ impl World {
                 packs: Packs::default(),
                 epoch: 0,
                 dead: true,
+                opened: false,
                 ops: 0,
                 armed: vec![],
                 even_ms: 0,
@@ -400,7 +404,7 @@ impl World {
         if host.dead {
             return Tick::Dies;
         }
-        if op == Op::StoreSync {
+        if op == Op::StoreSync && host.opened {
             host.unrecorded.clear();
         }
         if let Some((fault, times)) = &mut host.fault {

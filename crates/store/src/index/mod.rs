@@ -15,7 +15,7 @@ pub use work::{HeldKind, NoteKind};
 
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
-use pacsync_protocol::{VersionVector, cbor};
+use pacsync_protocol::{DeviceId, VersionVector, cbor};
 use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 
 use crate::error::StoreError;
@@ -110,6 +110,9 @@ pub struct Attachment {
     /// What the worktree tracked last, in its own words; `None` before it was opened.
     #[n(6)]
     pub tracked: Option<ByteVec>,
+    /// Whose vector `join` is.
+    #[n(7)]
+    pub sponsor: Option<DeviceId>,
 }
 
 /// What identifies a root directory.

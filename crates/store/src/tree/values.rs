@@ -337,7 +337,26 @@ impl<B: Backend> Tree<B> {
         self.common_by(sides, &alike)
     }
 
-    /// The same; a row with one of the contents in `alike` counts as behind that side.
+    /// The latest content row that two have behind them, or are; `None` if that is not just one.
+    ///
+    /// # Errors
+    /// [`TreeError`], also if either is unknown.
+    pub fn shared_base(&self, one: &RowId, other: &RowId) -> Result<Option<RowId>, TreeError> {
+        if one == other || self.is_ancestor(one, other)? {
+            return Ok(Some(*one));
+        }
+        if self.is_ancestor(other, one)? {
+            return Ok(Some(*other));
+        }
+        let found = self.common_by(&[vec![*one], vec![*other]], &BTreeMap::new())?;
+        Ok(match found.unwrap_or_default().as_slice() {
+            [(row, _)] => Some(*row),
+            _ => None,
+        })
+    }
+
+    /// The same as [`Self::common_ancestors`]; a row with one of the contents in `alike` counts as
+    /// behind that side.
     fn common_by(
         &self,
         sides: &[Vec<RowId>],

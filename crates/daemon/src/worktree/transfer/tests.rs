@@ -178,9 +178,9 @@ fn at_rest_no_answer_wakes_anyone() {
 }
 
 #[test]
-fn bytes_of_another_name_are_refused() {
-    let peer = device(1);
-    let mut place = Place::waiting_for(1);
+fn bytes_of_another_name_are_refused_and_asked_of_another() {
+    let (peer, other) = (device(1), device(2));
+    let mut place = Place::waiting_for(3);
     let asked = place.ask(&peer, TIME.ms);
     let mut cx = Context {
         store: &mut place.store,
@@ -188,11 +188,12 @@ fn bytes_of_another_name_are_refused() {
         rng: &mut place.rng,
         now: TIME,
     };
-    let item = (ObjectId::Content(content(0)), Item::Whole(vec![1]));
-    let taken = place
-        .worktree
-        .arrived(&mut cx, &peer, &asked[0], vec![item]);
+    let bad = |number| (ObjectId::Content(content(number)), Item::Whole(vec![1]));
+    let items = (0..3).map(bad).collect();
+    let taken = place.worktree.arrived(&mut cx, &peer, &asked[0], items);
     assert!(taken.expect("stores").is_err());
+    // Also what came with it and was not looked at any more.
+    assert_eq!(ids(&place.ask(&other, TIME.ms)).len(), 3);
 }
 
 #[test]
@@ -234,6 +235,17 @@ fn a_version_that_found_no_room_is_asked_for_again_later() {
         if let Some(due) = due {
             assert!(due > TIME.ms);
             assert!(place.worktree.next_request(&peer, TIME.ms).is_none());
+            // If it is to be shown it is asked for all the same.
+            let shown = NodeId::from_bytes([1; 16]);
+            let waiting = place.worktree.waiting.get_mut(&id);
+            waiting.expect("is waited for").nodes.insert(shown);
+            place.worktree.transfers.more_is_wanted();
+            assert!(place.worktree.next_request(&peer, TIME.ms).is_some());
+            place
+                .worktree
+                .not_asked(&asked[0], &[ObjectId::Content(id)]);
+            let waiting = place.worktree.waiting.get_mut(&id);
+            waiting.expect("is waited for").nodes.clear();
             place.worktree.tidy_requests(due);
             let request = place.worktree.next_request(&peer, due).expect("asks");
             assert_eq!(request.what, asked[0]);

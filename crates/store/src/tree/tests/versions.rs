@@ -187,3 +187,31 @@ fn the_base_of_versions_is_the_latest_that_all_come_from() {
     assert_eq!(story.state(node(1)).losers.len(), 1);
     assert_eq!(base(&story), None);
 }
+
+#[test]
+fn what_two_versions_share_is_the_one_row_that_both_began_from() {
+    let mut story = Story::default();
+    let birth = file(1, "a", 1, 1);
+    let (one, other) = (edit(&[&birth], 2), edit(&[&birth], 3));
+    let next = edit(&[&one], 4);
+    // As the base, and no edit of it.
+    let alike = file(2, "b", 1, 1);
+    story.write(D, &[&birth, &one, &next, &alike]);
+    story.hear(E, D);
+    story.write(E, &[&other]);
+    story.hear(D, E);
+    let both = [edit(&[&next, &other], 5), edit(&[&next, &other], 6)];
+    story.write(D, &[&both[0]]);
+    story.write(E, &[&both[1]]);
+    meet(&mut story);
+    let shared = |a: &Row, b: &Row| {
+        let shared = |tree: &TreeTables<'_>| tree.shared_base(&a.id(), &b.id()).expect("reads");
+        story.told(shared).0
+    };
+    assert_eq!(shared(&next, &other), Some(birth.id()));
+    assert_eq!(shared(&one, &next), Some(one.id()));
+    assert_eq!(shared(&next, &one), Some(one.id()));
+    assert_eq!(shared(&next, &next), Some(next.id()));
+    assert_eq!(shared(&both[0], &both[1]), None, "there are two");
+    assert_eq!(shared(&alike, &birth), None, "there is none");
+}
