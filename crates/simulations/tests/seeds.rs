@@ -311,6 +311,34 @@ fn a_file_moved_after_the_copy_of_a_home_that_is_put_back() {
     check_story(home_put_back, 12..=12);
 }
 
+/// A machine was copied and both were used: who lacked what the others had pruned by the acks of its
+/// twin; of whom content was asked; what was stable of a forked log; a join by names that logs had
+/// before; two copies in the same life that took each other's place.
+#[test]
+fn a_machine_is_copied_in_use() {
+    for (seed, devices) in [(830_026, 2), (830_029, 2)] {
+        check_with(Faults::All, seed, 40, devices);
+    }
+    for (seed, devices) in [(860_046, 3), (860_054, 2), (860_082, 3), (870_133, 2)] {
+        check_with(Faults::All, seed, 50, devices);
+    }
+    check_on(DiskKind::Fat, Faults::All, 850_076, 50, 2);
+    check_on(DiskKind::Fat, Faults::All, 850_092, 50, 3);
+    check_on(DiskKind::Plain, Faults::All, 870_013, 50, 2);
+}
+
+/// What an apply had removed was edited, as a crash had come before the record of it.
+#[test]
+fn what_stands_where_something_was_removed_before_a_crash() {
+    check_with(Faults::All, 840_048, 50, 3);
+}
+
+/// A transfer's file could be renamed neither to its place nor back.
+#[test]
+fn a_transfer_that_gets_neither_to_its_place_nor_back() {
+    check_on(DiskKind::Fat, Faults::All, 830_058, 40, 3);
+}
+
 #[test]
 fn who_joins_takes_no_checkpoint_from_a_member() {
     check_story(members_give_no_checkpoints, 1..=4);

@@ -140,8 +140,8 @@ impl Device {
             peer.no_branch.insert((space, to));
         }
         self.committed(committed, None, now)?;
-        if shared.is_none() && !self.store.holds(&space, &to)? {
-            // It names it and has no segments of it any more.
+        if is_over && !self.store.holds(&space, &to)? {
+            // It names it and has not all segments of it any more.
             self.peer_pruned(conn, space, now)?;
         }
         if !self.store.holds(&space, &to)? {

@@ -277,6 +277,12 @@ impl Worktree {
             return Ok(false);
         }
         self.vacated.remove(&(from, old_name.clone()));
+        if let Some(old) = super::settle::path_of(&b.index, &from)?
+            && let Ok(old) = old.join(&old_name)
+        {
+            // Something of another kind may have taken its place.
+            self.queue.deep(old, b.now.ms);
+        }
         b.index.remove(&from, &old_name)?;
         b.put(&parent, name.as_bytes(), &entry)?;
         self.has_left(b, &from)?;

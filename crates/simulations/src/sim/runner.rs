@@ -927,7 +927,9 @@ impl Runner {
         let is_hub = |at: &usize| net.links.hub.is_none_or(|hub| hub == *at);
         for a in self.nodes.keys() {
             for b in self.nodes.keys().filter(|b| *b > a) {
-                if (is_hub(a) || is_hub(b)) && !connected.contains(&(*a, *b)) {
+                // Two machines with one key are not.
+                let key = |at| self.nodes.get(at).map(|node| node.identity.keys.id());
+                if (is_hub(a) || is_hub(b)) && key(a) != key(b) && !connected.contains(&(*a, *b)) {
                     return Some((*a, *b));
                 }
             }

@@ -73,6 +73,8 @@ enum Stage {
     /// How much of each pack is of use?
     Count(VecDeque<u32>, Option<PackedId>),
     Compact,
+    /// Of which of those that were copied is nothing of use left?
+    Recount(VecDeque<u32>, Option<PackedId>),
     Done,
 }
 
@@ -109,8 +111,10 @@ pub struct Sweep {
     /// Bytes of use by pack.
     live: BTreeMap<u32, u64>,
     compact: VecDeque<u32>,
-    /// The pack that is copied: up to where, and how many of its bytes.
-    copying: Option<(u32, u64, u64)>,
+    /// The pack that is copied, and up to where.
+    copying: Option<(u32, u64)>,
+    /// Packs that may be removed, if nothing of them is indexed.
+    empty: Vec<u32>,
     swept: Swept,
 }
 
@@ -158,6 +162,7 @@ impl Sweep {
             live: BTreeMap::new(),
             compact: VecDeque::new(),
             copying: None,
+            empty: vec![],
             swept: Swept::default(),
         })
     }
@@ -201,6 +206,7 @@ impl Sweep {
             Stage::Drop(from) => self.drop_old(store, packs, from)?,
             Stage::Count(rest, from) => self.count(store, packs, rest, from)?,
             Stage::Compact => self.compact(store, packs)?,
+            Stage::Recount(rest, from) => self.recount(store, packs, rest, from)?,
             Stage::Done => Stage::Done,
         };
         Ok(matches!(self.stage, Stage::Done).then_some(self.swept))
@@ -448,105 +454,140 @@ impl Sweep {
         })
     }
 
+    /// Adds up what is of use of each pack; what remains to be added.
+    fn add_up(
+        &mut self,
+        store: &Store,
+        mut rest: VecDeque<u32>,
+        from: Option<PackedId>,
+    ) -> Result<(VecDeque<u32>, Option<PackedId>), StoreError> {
+        let Some(space) = rest.front().copied() else {
+            return Ok((rest, None));
+        };
+        let tx = store.read()?;
+        let found = IndexReader::new(&tx, space).packed_after(from.as_ref(), STEP_OBJECTS)?;
+        for (_, at) in &found {
+            *self.live.entry(at.pack).or_default() += u64::from(at.len);
+        }
+        let last = found.last().map(|(id, _)| *id);
+        if last.is_none() {
+            rest.pop_front();
+        }
+        Ok((rest, last))
+    }
+
     fn count(
         &mut self,
         store: &Store,
         packs: &mut PackStore,
-        mut rest: VecDeque<u32>,
+        rest: VecDeque<u32>,
         from: Option<PackedId>,
     ) -> Result<Stage, StoreError> {
-        if let Some(space) = rest.front().copied() {
-            let tx = store.read()?;
-            let found = IndexReader::new(&tx, space).packed_after(from.as_ref(), STEP_OBJECTS)?;
-            for (_, at) in &found {
-                *self.live.entry(at.pack).or_default() += u64::from(at.len);
-            }
-            let last = found.last().map(|(id, _)| *id);
-            if last.is_none() {
-                rest.pop_front();
-            }
-            return Ok(Stage::Count(rest, last));
+        if !rest.is_empty() {
+            let (rest, from) = self.add_up(store, rest, from)?;
+            return Ok(Stage::Count(rest, from));
         }
-        // What was put since the beginning may have been counted in part: only packs that were full
-        // before are looked at, and the last one if it is mostly of no use.
         for (pack, len) in packs.list().map_err(self::packs)? {
             let live = self.live.get(&pack).copied().unwrap_or(0);
             let garbage = len.saturating_sub(live);
-            if pack == packs.end().pack && garbage >= SEAL_BYTES && garbage > len / 2 {
+            if garbage <= len / 2 || pack > self.end.pack {
+                continue;
+            }
+            if pack == packs.end().pack {
+                if garbage < SEAL_BYTES {
+                    continue;
+                }
                 packs.seal();
             }
-            if pack <= self.end.pack && garbage > len / 2 {
-                self.compact.push_back(pack);
-            }
+            self.compact.push_back(pack);
         }
         Ok(Stage::Compact)
     }
 
+    /// Copies what is indexed of a pack. Nothing is put into it any more meanwhile.
     fn compact(&mut self, store: &mut Store, packs: &mut PackStore) -> Result<Stage, StoreError> {
-        let (pack, mut offset, mut copied) = match self.copying.take() {
+        let (pack, mut offset) = match self.copying.take() {
             Some(under_way) => under_way,
             None => match self.compact.pop_front() {
-                Some(pack) => (pack, 0, 0),
-                None => return Ok(Stage::Done),
+                Some(pack) => (pack, 0),
+                None if self.empty.is_empty() => return Ok(Stage::Done),
+                None => {
+                    self.live.clear();
+                    let spaces = store.spaces().map(|space| space.no).collect();
+                    return Ok(Stage::Recount(spaces, None));
+                }
             },
         };
-        let is_last = |packs: &PackStore| pack == packs.end().pack && !packs.is_sealed();
-        if is_last(packs) {
+        if self.live.get(&pack).copied().unwrap_or(0) == 0 {
+            self.empty.push(pack);
             return Ok(Stage::Compact);
         }
-        let live = self.live.get(&pack).copied().unwrap_or(0);
-        if copied < live {
-            let mut entries = vec![];
-            let mut bytes = 0;
-            let mut ended = true;
-            for entry in packs.records_of(pack, offset).map_err(self::packs)? {
-                let Ok(entry) = entry else { continue };
-                offset = entry.at.offset + u64::from(entry.at.len);
-                bytes += u64::from(entry.at.len);
-                entries.push(entry);
-                if bytes >= STEP_BYTES || entries.len() >= STEP_OBJECTS {
-                    ended = false;
-                    break;
-                }
+        let mut entries = vec![];
+        let mut bytes = 0;
+        for entry in packs.records_of(pack, offset).map_err(self::packs)? {
+            // What is damaged stays indexed, and its pack with it.
+            let Ok(entry) = entry else { continue };
+            offset = entry.at.offset + u64::from(entry.at.len);
+            bytes += u64::from(entry.at.len);
+            entries.push(entry);
+            if bytes >= STEP_BYTES || entries.len() >= STEP_OBJECTS {
+                self.copying = Some((pack, offset));
+                break;
             }
-            let txn = store.begin()?;
-            let mut moved = 0;
-            for entry in entries {
-                let Ok(space) = txn.space(&entry.space).map(|space| space.no) else {
-                    continue;
-                };
-                let mut index = txn.index(space)?;
-                let id = entry.id.as_bytes();
-                let at = index.contents()?.packed(id)?;
-                if at != Some(entry.at) {
-                    continue;
-                }
-                let place = match packs.copy(&entry.at) {
-                    Ok(place) => place,
-                    Err(PackError::Corrupt { .. }) => continue,
-                    Err(error) => return Err(self::packs(error)),
-                };
-                index.put_packed(id, &place)?;
-                moved += u64::from(entry.at.len);
-            }
-            if moved > 0 {
-                txn.set_pack_end(packs.sync().map_err(self::packs)?)?;
-                txn.commit()?;
-                copied += moved;
-            }
-            if !ended {
-                self.copying = Some((pack, offset, copied));
-                return Ok(Stage::Compact);
-            }
-        } else {
-            // That nothing of it is indexed must outlive a crash that it does not.
-            store.begin()?.commit()?;
         }
-        if copied >= live && pack != packs.end().pack {
+        let txn = store.begin()?;
+        let mut moved = 0;
+        for entry in entries {
+            let Ok(space) = txn.space(&entry.space).map(|space| space.no) else {
+                continue;
+            };
+            let mut index = txn.index(space)?;
+            let id = entry.id.as_bytes();
+            let at = index.contents()?.packed(id)?;
+            if at != Some(entry.at) {
+                continue;
+            }
+            let place = match packs.copy(&entry.at) {
+                Ok(place) => place,
+                Err(PackError::Corrupt { .. }) => continue,
+                Err(error) => return Err(self::packs(error)),
+            };
+            index.put_packed(id, &place)?;
+            moved += 1;
+        }
+        if moved > 0 {
+            txn.set_pack_end(packs.sync().map_err(self::packs)?)?;
+            txn.commit()?;
+        }
+        if self.copying.is_none() {
+            self.empty.push(pack);
+        }
+        Ok(Stage::Compact)
+    }
+
+    /// Removes packs of which nothing is indexed: what was put meanwhile may have been counted in
+    /// part only, and what is damaged was not copied.
+    fn recount(
+        &mut self,
+        store: &mut Store,
+        packs: &mut PackStore,
+        rest: VecDeque<u32>,
+        from: Option<PackedId>,
+    ) -> Result<Stage, StoreError> {
+        if !rest.is_empty() {
+            let (rest, from) = self.add_up(store, rest, from)?;
+            return Ok(Stage::Recount(rest, from));
+        }
+        // That nothing of them is indexed must outlive a crash that they do not.
+        store.begin()?.commit()?;
+        for pack in std::mem::take(&mut self.empty) {
+            if self.live.contains_key(&pack) || pack == packs.end().pack {
+                continue;
+            }
             packs.remove(pack).map_err(self::packs)?;
             self.swept.packs += 1;
         }
-        Ok(Stage::Compact)
+        Ok(Stage::Done)
     }
 }
 

@@ -357,3 +357,34 @@ fn nonsense_changes_no_policy() {
     error.expect_err("there is no such space");
     assert_eq!(founded.keep(None, None, None).text, "forever");
 }
+
+#[test]
+fn what_is_put_during_a_sweep_stays() {
+    // Whatever step it comes after, also into a pack that is about to be removed.
+    for after in 0..24 {
+        let mut founded = Founded::new().tracking();
+        founded.device.packs.set_pack_max(30_000);
+        let texts = founded.versions(0..1);
+        for number in 0..3 {
+            founded.pack(&binary(number, 4_000));
+        }
+        founded.keep(None, Some("0d"), None);
+        founded.sweep();
+        founded.now = at(founded.now.ms + 1_000);
+        founded.device.sweep_from(founded.now.ms);
+        let mut more = true;
+        for _ in 0..after {
+            more &= founded.device.sweep(founded.now).expect("sweeps");
+        }
+        let fresh: Vec<_> = (10..16).map(|number| binary(number, 4_000)).collect();
+        for fresh in &fresh {
+            founded.pack(fresh);
+        }
+        while more {
+            more = founded.device.sweep(founded.now).expect("sweeps");
+        }
+        for kept in texts.iter().chain(&fresh) {
+            assert!(founded.is_kept(kept), "after step {after}");
+        }
+    }
+}

@@ -476,11 +476,6 @@ impl PackStore {
         }
     }
 
-    /// Whether the next put begins a new pack.
-    pub fn is_sealed(&self) -> bool {
-        self.sealed
-    }
-
     /// Removes a pack of which nothing is indexed any more, by what is *durably* committed. The
     /// last pack stays, so that no place is used twice.
     ///
