@@ -363,7 +363,8 @@ fn what_is_put_during_a_sweep_stays() {
     // Whatever step it comes after, also into a pack that is about to be removed.
     for after in 0..24 {
         let mut founded = Founded::new().tracking();
-        founded.device.packs.set_pack_max(30_000);
+        // The garbage begins a pack of its own, and what comes then fills it.
+        founded.device.packs.set_pack_max(16_000);
         let texts = founded.versions(0..1);
         for number in 0..3 {
             founded.pack(&binary(number, 4_000));
