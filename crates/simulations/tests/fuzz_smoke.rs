@@ -60,8 +60,8 @@ const TARGETS: &[Target] = &[
     ),
     bytes("inflate", targets::inflate, 20_000, &["bodies", "segments"]),
     bytes("row", targets::row, 40_000, &["rows"]),
-    bytes("state frame", targets::wire_state, 40_000, &["wire"]),
-    bytes("content frame", targets::wire_content, 40_000, &["wire"]),
+    bytes("wire state", targets::wire_state, 40_000, &["wire"]),
+    bytes("wire content", targets::wire_content, 40_000, &["wire"]),
     bytes("session", targets::session, 10_000, &["talk"]),
     bytes("manifest", targets::manifest, 40_000, &["content"]),
     bytes("roster entry", targets::roster_entry, 10_000, &["roster"]),
@@ -120,6 +120,35 @@ const TARGETS: &[Target] = &[
         &["a/b c/%25", "%ff%00/x", "", "a//b", "ü/é"],
     ),
 ];
+
+/// What libFuzzer begins with, one directory for each target: the same that is mutated here. Where
+/// `PACSYNC_CORPORA` names a directory, they are put there.
+#[test]
+fn every_fuzz_target_has_a_corpus() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let asked = std::env::var_os("PACSYNC_CORPORA");
+    let into = asked.map_or_else(|| scratch.path().to_owned(), std::path::PathBuf::from);
+    let mut written = std::collections::BTreeSet::new();
+    for target in TARGETS {
+        let name = target.name.replace(' ', "_");
+        let dir = into.join(&name);
+        std::fs::create_dir_all(&dir).expect("makes");
+        let seeds = seeds(target);
+        assert!(!seeds.is_empty(), "{name}");
+        for (number, seed) in seeds.iter().enumerate() {
+            std::fs::write(dir.join(format!("vector-{number}")), seed).expect("writes");
+        }
+        written.insert(name);
+    }
+    let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/fuzz_targets");
+    let sources = std::fs::read_dir(sources).expect("is there");
+    let names = sources.map(|entry| {
+        let path = entry.expect("an entry").path();
+        let stem = path.file_stem().expect("a name");
+        stem.to_str().expect("plain").to_owned()
+    });
+    assert_eq!(names.collect::<std::collections::BTreeSet<_>>(), written);
+}
 
 /// Runs itself again with a bound on memory: an allocation beyond it ends the process.
 #[test]
