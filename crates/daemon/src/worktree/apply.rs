@@ -18,6 +18,8 @@ use super::plan::Plan;
 use super::{Context, DISPLACED_MS, Progress, RETRY_MS, Worktree, file_identity};
 use crate::disk::{DiskError, Identity, RelPath};
 
+/// How often a node is planned without anything being done, within the time of a retry.
+const CIRCLES_MAX: u32 = 16;
 /// Most nodes planned in one round.
 const NODES_MAX: usize = 1_024;
 /// Most bytes of files written in one round; one file may exceed it.
@@ -170,6 +172,7 @@ impl Worktree {
             self.advance_transfer(cx, &content)?;
         }
         if !steps.is_empty() {
+            self.planned.1.clear();
             self.carry_out(cx, steps, progress)?;
         }
         if self.order.is_empty() {
@@ -191,6 +194,19 @@ impl Worktree {
             }
         }
         Ok(())
+    }
+
+    /// Whether a node was planned over and over and nothing came of it: nodes that have each other
+    /// planned anew must not keep this device busy for ever.
+    fn is_in_circles(&mut self, node: NodeId, now: super::Now) -> bool {
+        let (since, counts) = &mut self.planned;
+        if now.ms >= since.saturating_add(super::RETRY_MS) || now.ms < *since {
+            *since = now.ms;
+            counts.clear();
+        }
+        let count = counts.entry(node).or_default();
+        *count += 1;
+        *count > CIRCLES_MAX
     }
 
     /// Plans a round of nodes; does what needs no intent; writes intents for the rest.
@@ -215,11 +231,18 @@ impl Worktree {
         {
             planned += 1;
             self.ready.remove(&node);
+            if self.is_in_circles(node, cx.now) {
+                self.stalled.insert(node, cx.now.ms + super::RETRY_MS);
+                continue;
+            }
             let plan = self.plan(&mut b, cx.packs, cx.rng, node)?;
             let step = match plan {
                 Plan::Done => {
-                    if let Some(nodes) = self.behind.remove(&node) {
-                        self.mark(nodes);
+                    // Soon and not at once: where they wait for each other, too, none would rest.
+                    for behind in self.behind.remove(&node).into_iter().flatten() {
+                        let soon = cx.now.ms + super::SETTLE_MS;
+                        let at = self.stalled.entry(behind).or_insert(soon);
+                        *at = soon.min(*at);
                     }
                     self.faults.clear_node(&node);
                     b.index.clear_pending(&node)?;

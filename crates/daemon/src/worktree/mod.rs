@@ -173,6 +173,8 @@ pub struct Worktree {
     merging: merging::Merging,
     /// Nodes that could not be rendered: when to try again.
     stalled: BTreeMap<NodeId, u64>,
+    /// How often nodes were planned since something was done last, and from when on that counts.
+    planned: (u64, BTreeMap<NodeId, u32>),
     /// Those of them whose turn comes after another's, by that one.
     behind: BTreeMap<NodeId, BTreeSet<NodeId>>,
     faults: faults::Faults,

@@ -138,6 +138,7 @@ impl Worktree {
             transfers: Default::default(),
             merging: Default::default(),
             stalled: Default::default(),
+            planned: Default::default(),
             behind: Default::default(),
             faults: Default::default(),
             breaker: Default::default(),
