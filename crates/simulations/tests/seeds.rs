@@ -333,6 +333,12 @@ fn what_stands_where_something_was_removed_before_a_crash() {
     check_with(Faults::All, 840_048, 50, 3);
 }
 
+/// A directory that gave way to another one, of the same name, still held what was to be shown in it.
+#[test]
+fn a_directory_that_gives_way_is_emptied() {
+    check_with(Faults::All, 930_164, 50, 2 + usize::from(930_164 % 3 == 0));
+}
+
 /// A transfer's file could be renamed neither to its place nor back.
 #[test]
 fn a_transfer_that_gets_neither_to_its_place_nor_back() {

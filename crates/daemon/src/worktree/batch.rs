@@ -1,6 +1,7 @@
 //! What a step of the worktree engine finds, until it is durable.
 
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pacsync_protocol::crypto::Entropy;
 use pacsync_protocol::row::{At, Name, Row};
@@ -14,6 +15,9 @@ use pacsync_store::{StoreError, Txn};
 use super::texts::Kept;
 use super::{Now, Progress, Worktree};
 use crate::disk::RelPath;
+
+/// Directories above each other that are looked at.
+const DEPTH_MAX: usize = 4_096;
 
 /// One step's view of the store, and what it found.
 pub(super) struct Batch<'t> {
@@ -38,6 +42,8 @@ pub(super) struct Batch<'t> {
     pub(super) made: BTreeSet<RelPath>,
     /// Where modes were set, likewise.
     pub(super) modes_set: BTreeSet<RelPath>,
+    /// Directories, and whether they or one above them give way to another one.
+    hidden: RefCell<BTreeMap<NodeId, bool>>,
 }
 
 impl<'t> Batch<'t> {
@@ -63,7 +69,35 @@ impl<'t> Batch<'t> {
             restored: BTreeSet::new(),
             made: BTreeSet::new(),
             modes_set: BTreeSet::new(),
+            hidden: RefCell::default(),
         })
+    }
+
+    /// Whether a directory gives way to another one, or one above it does: then nothing is shown of
+    /// what is in it.
+    pub(super) fn is_hidden(&self, dir: &NodeId) -> Result<bool, StoreError> {
+        let mut walked = vec![];
+        let mut at = *dir;
+        let hidden = loop {
+            if at == NodeId::ROOT || walked.len() >= DEPTH_MAX {
+                break false;
+            }
+            if let Some(known) = self.hidden.borrow().get(&at) {
+                break *known;
+            }
+            walked.push(at);
+            match self.tree.node(&at)? {
+                Some(state) if state.shown => match state.parent {
+                    Some(above) => at = above,
+                    None => break false,
+                },
+                Some(_) => break true,
+                None => break false,
+            }
+        };
+        let mut known = self.hidden.borrow_mut();
+        known.extend(walked.into_iter().map(|dir| (dir, hidden)));
+        Ok(hidden)
     }
 
     /// Keeps a version for ever, with the rows.

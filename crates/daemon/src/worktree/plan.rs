@@ -188,6 +188,8 @@ impl Worktree {
             RelPath::root()
         } else {
             match path_of(&b.index, &parent)? {
+                // A directory that gives way to another one shows nothing of what is in it.
+                Some(_) if b.is_hidden(&parent)? => return Ok(Wanted::Nowhere),
                 Some(path) => path,
                 None => return self.after_parent(b, parent),
             }
