@@ -36,11 +36,15 @@ fn hash_in(tx: &ReadTransaction, no: u32, seq: Seq) -> Result<Option<ShortHash>,
 
 impl Chains {
     pub(crate) fn of(tx: &ReadTransaction, space: u32, log: &LogId) -> Result<Self, StoreError> {
+        Self::that(tx, |record| record.is_of(space, log))
+    }
+
+    fn that(tx: &ReadTransaction, fits: impl Fn(&LogRecord) -> bool) -> Result<Self, StoreError> {
         let mut chains = BTreeMap::new();
         for item in tx.open_table(LOGS)?.iter()? {
             let (no, bytes) = item?;
             let record: LogRecord = cbor::decode("log record", bytes.value())?;
-            if record.is_of(space, log) {
+            if fits(&record) {
                 chains.insert(no.value(), record);
             }
         }
@@ -75,6 +79,30 @@ impl Chains {
         }
         parts.reverse();
         Chain { parts }
+    }
+}
+
+/// All logs of a space, for many questions at once.
+pub struct SpaceLogs {
+    tx: ReadTransaction,
+    chains: Chains,
+}
+
+impl SpaceLogs {
+    pub(crate) fn of(tx: ReadTransaction, space: u32) -> Result<Self, StoreError> {
+        let chains = Chains::that(&tx, |record| record.space == space)?;
+        Ok(Self { tx, chains })
+    }
+
+    /// The head of a log at an exact segment end, if that segment is held.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn hash_at(&self, log: &LogId, seq: Seq) -> Result<Option<ShortHash>, StoreError> {
+        match self.chains.named(log) {
+            Some(chain) => chain.hash_at(&self.tx, seq),
+            None => Ok(None),
+        }
     }
 }
 

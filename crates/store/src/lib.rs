@@ -3,7 +3,7 @@
 //!
 //! Never here: sockets, tokio, a look at the user's environment, the user's files.
 
-mod branches;
+pub mod branches;
 pub mod checkpoint;
 pub mod content;
 pub mod documents;

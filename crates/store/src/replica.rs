@@ -19,7 +19,7 @@ use pacsync_protocol::{
 };
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
 
-use crate::branches::{Chains, read_segments};
+use crate::branches::{Chains, SpaceLogs, read_segments};
 use crate::content::packs::PackEnd;
 use crate::documents::{self, DocumentId, Settings};
 use crate::error::StoreError;
@@ -389,6 +389,17 @@ impl Store {
             Some(chain) => chain.hash_at(&tx, seq),
             None => Ok(None),
         }
+    }
+
+    /// The logs of a space as they are now.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn logs_of(&self, space: &SpaceId) -> Result<Option<SpaceLogs>, StoreError> {
+        let Some(space) = self.spaces.get(space) else {
+            return Ok(None);
+        };
+        SpaceLogs::of(self.db.begin_read()?, space.no).map(Some)
     }
 
     /// A flat document of a space.

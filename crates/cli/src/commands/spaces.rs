@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use pacsync_daemon::control::api::{
-    KeepChange, KeepFor, KeepReport, KeepRequest, PathArg, SpaceAtRequest, SpaceList, SpaceReport,
+    KeepFor, KeepReport, KeepRequest, PathArg, SpaceAtRequest, SpaceList, SpaceReport,
     SpaceRequest, SpaceStatus,
 };
 
@@ -92,11 +92,9 @@ pub(crate) async fn space(context: &Context, command: &SpaceCommand) -> Result<(
 async fn keep(context: &Context, args: &SpaceKeepArgs) -> Result<(), CliError> {
     let request = KeepRequest {
         name: args.name.clone(),
-        change: KeepChange {
-            text: args.text.map(|length| length.to_string()),
-            rest: args.rest.map(|length| length.to_string()),
-            percent: args.disk,
-        },
+        text: args.text.map(|length| length.to_string()),
+        rest: args.rest.map(|length| length.to_string()),
+        percent: args.disk,
     };
     let report: KeepReport = context.client.post("/v1/spaces/keep", &request).await?;
     context.output.show(&report, |report| {

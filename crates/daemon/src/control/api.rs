@@ -27,9 +27,9 @@ pub use history::{
     UndoReport, UndoneKind, UndonePath, UndoneWhat, Unrestored, Version, VersionKind,
 };
 pub use request::{
-    ConflictRequest, ConflictsRequest, ConnectRequest, DeletesRequest, KeepChange, KeepRequest,
-    LsRequest, PairAnswer, PairCancelRequest, PairConfirmRequest, PairRequest, PathsRequest,
-    ResolveKeep, ResolveRequest, SpaceAtRequest, SpaceRequest, WaitRequest,
+    ConflictRequest, ConflictsRequest, ConnectRequest, DeletesRequest, KeepRequest, LsRequest,
+    PairAnswer, PairCancelRequest, PairConfirmRequest, PairRequest, PathsRequest, ResolveKeep,
+    ResolveRequest, SpaceAtRequest, SpaceRequest, WaitRequest,
 };
 pub use text::{PathArg, TextPath, TextRoot};
 

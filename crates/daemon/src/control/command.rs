@@ -11,7 +11,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::api::{
     AddReport, ConflictList, ConnectReport, DeletesReport, DeviceList, DoctorReport, Event,
-    ForgetReport, KeepChange, KeepReport, Listing, LogReport, PairAnswer, PairEvent, ResolveKeep,
+    ForgetReport, KeepReport, KeepRequest, Listing, LogReport, PairAnswer, PairEvent, ResolveKeep,
     ResolveReport, RestoreReport, ScanReport, SpaceList, SpaceReport, Status, Stopping, UndoReport,
     VersionContents, WaitReport,
 };
@@ -153,10 +153,8 @@ pub enum Command {
     },
     /// Tells how long a space keeps what nothing shows any more, after changing what is given.
     SpaceKeep {
-        /// Name or id of the space.
-        name: String,
-        /// What to change.
-        change: KeepChange,
+        /// The space, and what to change.
+        request: KeepRequest,
         /// Gets the answer.
         reply: Reply<KeepReport>,
     },

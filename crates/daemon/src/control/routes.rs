@@ -305,15 +305,13 @@ async fn space_detach(
     )
 }
 
-async fn space_keep(State(app): State<App>, Body(body): Body<KeepRequest>) -> Answer<KeepReport> {
-    let KeepRequest { name, change } = body;
+async fn space_keep(
+    State(app): State<App>,
+    Body(request): Body<KeepRequest>,
+) -> Answer<KeepReport> {
     answer(
         app.core
-            .ask(|reply| Command::SpaceKeep {
-                name,
-                change,
-                reply,
-            })
+            .ask(|reply| Command::SpaceKeep { request, reply })
             .await,
     )
 }

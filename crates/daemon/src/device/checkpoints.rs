@@ -69,8 +69,11 @@ impl Device {
             roster: &roster,
         };
         let ack_of = |device: &DeviceId| Some(self.acks.get(&(*space, *device))?.ack());
+        let Some(logs) = self.store.logs_of(space)? else {
+            return Ok(Stable::default());
+        };
         let holds = |log: &LogId, head: Head| {
-            let here = self.store.hash_at(space, log, head.seq);
+            let here = logs.hash_at(log, head.seq);
             here.is_ok_and(|hash| hash == Some(head.hash))
         };
         let roster = self.store.roster();

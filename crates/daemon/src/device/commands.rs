@@ -63,12 +63,8 @@ impl Device {
                 let result = self.attach_space(&name, &at, now);
                 let _ = reply.send(self.report(result));
             }
-            Command::SpaceKeep {
-                name,
-                change,
-                reply,
-            } => {
-                let _ = reply.send(self.space_keep(&name, &change, now));
+            Command::SpaceKeep { request, reply } => {
+                let _ = reply.send(self.space_keep(&request, now));
             }
             Command::SpaceDetach { name, reply } => match self.close_space(&name) {
                 Ok(space) => self.waiters.push(Waiter::Detach(Detach {

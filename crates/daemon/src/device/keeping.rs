@@ -11,7 +11,7 @@ use super::Device;
 use super::spaces::store_error;
 use super::waiters::Waiter;
 use crate::control::CommandError;
-use crate::control::api::{KeepChange, KeepReport};
+use crate::control::api::{KeepReport, KeepRequest};
 use crate::worktree::{Now, Worktree};
 
 /// Time between two sweeps.
@@ -53,8 +53,10 @@ impl Device {
     pub(super) fn keep_from_now_on(&mut self, now: Now) -> Result<(), StoreError> {
         let spaces: Vec<SpaceId> = self.store.spaces().map(|space| space.id).collect();
         for space in spaces {
-            let policy = self.policy(&space)?;
-            self.keeping.policies.insert(space, policy);
+            // Of what cannot be read nothing goes, and no start fails.
+            if let Ok(policy) = self.policy(&space) {
+                self.keeping.policies.insert(space, policy);
+            }
         }
         // A clock that went back since must not put it off for long.
         let next = Sweep::last(&self.store)?.map_or(0, |last| last.saturating_add(EVERY_MS));
@@ -172,22 +174,22 @@ impl Device {
     /// Unknown spaces, nonsense.
     pub fn space_keep(
         &mut self,
-        name: &str,
-        change: &KeepChange,
+        request: &KeepRequest,
         now: Now,
     ) -> Result<KeepReport, CommandError> {
-        let space = self.space_by_name(name)?;
+        let space = self.space_by_name(&request.name)?;
         let failed = |error: StoreError| store_error(&error);
-        let mut policy = self.policy(&space).map_err(failed)?;
+        let before = self.policy(&space).map_err(failed)?;
+        let mut policy = before;
         let length = |what: &str, given: &Option<String>, now| match given {
             None => Ok(now),
             Some(text) => text
                 .parse()
                 .map_err(|error| CommandError::usage(format!("{what} {text:?} is {error}"))),
         };
-        policy.text = length("text", &change.text, policy.text)?;
-        policy.rest = length("rest", &change.rest, policy.rest)?;
-        if let Some(percent) = change.percent {
+        policy.text = length("text", &request.text, policy.text)?;
+        policy.rest = length("rest", &request.rest, policy.rest)?;
+        if let Some(percent) = request.percent {
             if percent > 100 {
                 return Err(CommandError::usage(format!(
                     "{percent} % of a disk is more than there is"
@@ -195,9 +197,12 @@ impl Device {
             }
             policy.percent = percent;
         }
-        if change != &KeepChange::default() {
+        // Only what differs: who sets another part of it at the same time is not overwritten.
+        let kept = before.to_settings();
+        let mut values = policy.to_settings();
+        values.retain(|key, value| kept.get(key) != Some(value));
+        if !values.is_empty() {
             let document = settings_id(&space);
-            let values = policy.to_settings();
             let mut txn = self.store.begin().map_err(failed)?;
             let changed = txn
                 .write_document(&space, document, &values, now.ms, &mut *self.rng)

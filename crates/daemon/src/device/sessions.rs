@@ -30,6 +30,8 @@ const LOW_MARK: u64 = 256 << 10;
 const REQUESTS_MAX: usize = 8;
 /// How soon after one another two connections are superseded where a key is in use twice.
 const SUPERSEDED_MS: u64 = 60_000;
+/// No new life is taken for that so long after the last one.
+const RENEWED_MS: u64 = 3_600_000;
 /// A peer that stays unknown for so long is let go.
 const UNKNOWN_MAX_MS: u64 = 30_000;
 
@@ -333,7 +335,8 @@ impl Device {
 
     /// A peer keeps another connection in place of the only one that this device has with it:
     /// another replica with its key, in the same life, is there. Twice within a minute is no
-    /// accident of connections that cross, and a life of its own makes it a peer of its own.
+    /// accident of connections that cross, and a life of its own makes it a peer of its own. No
+    /// more than once in an hour: each is a log that stays, and a peer may say what it likes.
     fn superseded(&mut self, device: &DeviceId, now: Now) -> Result<(), StoreError> {
         let another = self.peer_of(device).is_some()
             || self.silent.values().any(|silent| silent.device == *device);
@@ -345,6 +348,10 @@ impl Device {
             return Ok(());
         }
         self.superseded_ms = None;
+        let lately = |renewed: u64| (renewed..renewed.saturating_add(RENEWED_MS)).contains(&now.ms);
+        if self.renewed_ms.is_some_and(lately) {
+            return Ok(());
+        }
         let mut txn = self.store.begin()?;
         txn.renew(&mut *self.rng)?;
         let committed = txn.commit()?;

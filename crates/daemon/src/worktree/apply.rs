@@ -18,8 +18,6 @@ use super::plan::Plan;
 use super::{Context, DISPLACED_MS, Progress, RETRY_MS, Worktree, file_identity};
 use crate::disk::{DiskError, Identity, RelPath};
 
-/// How often a node is planned without anything being done, within the time of a retry.
-const CIRCLES_MAX: u32 = 16;
 /// Most nodes planned in one round.
 const NODES_MAX: usize = 1_024;
 /// Most bytes of files written in one round; one file may exceed it.
@@ -172,7 +170,7 @@ impl Worktree {
             self.advance_transfer(cx, &content)?;
         }
         if !steps.is_empty() {
-            self.planned.1.clear();
+            self.circles.broken();
             self.carry_out(cx, steps, progress)?;
         }
         if self.order.is_empty() {
@@ -194,19 +192,6 @@ impl Worktree {
             }
         }
         Ok(())
-    }
-
-    /// Whether a node was planned over and over and nothing came of it: nodes that have each other
-    /// planned anew must not keep this device busy for ever.
-    fn is_in_circles(&mut self, node: NodeId, now: super::Now) -> bool {
-        let (since, counts) = &mut self.planned;
-        if now.ms >= since.saturating_add(super::RETRY_MS) || now.ms < *since {
-            *since = now.ms;
-            counts.clear();
-        }
-        let count = counts.entry(node).or_default();
-        *count += 1;
-        *count > CIRCLES_MAX
     }
 
     /// Plans a round of nodes; does what needs no intent; writes intents for the rest.
@@ -231,7 +216,7 @@ impl Worktree {
         {
             planned += 1;
             self.ready.remove(&node);
-            if self.is_in_circles(node, cx.now) {
+            if self.circles.has(node, cx.now) {
                 self.stalled.insert(node, cx.now.ms + super::RETRY_MS);
                 continue;
             }

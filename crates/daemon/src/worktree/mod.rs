@@ -8,6 +8,7 @@ mod apply;
 mod batch;
 mod births;
 mod breaker;
+mod circles;
 mod content;
 mod displaced;
 mod exact;
@@ -173,10 +174,9 @@ pub struct Worktree {
     merging: merging::Merging,
     /// Nodes that could not be rendered: when to try again.
     stalled: BTreeMap<NodeId, u64>,
-    /// How often nodes were planned since something was done last, and from when on that counts.
-    planned: (u64, BTreeMap<NodeId, u32>),
     /// Those of them whose turn comes after another's, by that one.
     behind: BTreeMap<NodeId, BTreeSet<NodeId>>,
+    circles: circles::Circles,
     faults: faults::Faults,
     breaker: breaker::Breaker,
     displaced: displaced::Asides,
@@ -588,6 +588,9 @@ impl Worktree {
             .map(|(n, _)| *n)
             .collect();
         self.mark(due);
+        if self.stalled.is_empty() {
+            self.behind.clear();
+        }
     }
 
     /// Notes that something could not be read; it is looked at again by itself.

@@ -48,24 +48,6 @@ enum Obtained {
     Transfer,
 }
 
-/// Whether a directory, or one above it, became another one and goes.
-fn is_in_leaving(b: &Batch<'_>, dir: NodeId) -> Result<bool, StoreError> {
-    let mut at = dir;
-    for _ in 0..RING_MAX {
-        if at == NodeId::ROOT {
-            return Ok(false);
-        }
-        if b.tree.representative(&at)? != at {
-            return Ok(true);
-        }
-        let Some((above, _)) = b.index.location(&at)? else {
-            return Ok(false);
-        };
-        at = above;
-    }
-    Ok(false)
-}
-
 impl Worktree {
     pub(super) fn plan(
         &mut self,
@@ -802,9 +784,7 @@ impl Worktree {
             }));
         };
         let beneath = place.path.starts_with(&from.path);
-        // What became another one goes once all has left it, this node too perhaps.
-        let leaves = b.tree.representative(&blocker)? != blocker && is_in_leaving(b, from.parent)?;
-        if !leaves && (beneath || !self.is_ring(b, node, blocker)?) {
+        if beneath || !self.is_ring(b, node, blocker)? {
             return Ok(self.after(node, blocker, b.now));
         }
         // Each waits for the next one's place: step aside, out of what has to move.

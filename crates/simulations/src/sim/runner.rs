@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use pacsync_daemon::control::api::KeepChange;
+use pacsync_daemon::control::api::KeepRequest;
 use pacsync_daemon::disk::FsEvent;
 use pacsync_daemon::net::{CloseReason, ConnId, ConnectFailure, Direction, Lane, PeerStanding};
 use pacsync_protocol::grant::Role;
@@ -221,13 +221,13 @@ impl Runner {
         self.nodes.insert(0, founder);
         self.start(0)?;
         if let Some((text, rest)) = self.profile.keeps {
-            let change = KeepChange {
+            let request = KeepRequest {
+                name: "home".into(),
                 text: Some(text.into()),
                 rest: Some(rest.into()),
                 percent: None,
             };
-            let name = "home";
-            let kept = self.call(0, |device, now| Ok(device.space_keep(name, &change, now)))?;
+            let kept = self.call(0, |device, now| Ok(device.space_keep(&request, now)))?;
             if let Some(Err(error)) = kept {
                 return Err(broken("set-up", vec![error.to_string()]));
             }

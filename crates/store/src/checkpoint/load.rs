@@ -19,7 +19,7 @@ use crate::tables::{
     SpaceRecord,
 };
 use crate::tree::{Carrier, TreeError, TreeTables};
-use crate::txn::Txn;
+use crate::txn::{BRANCHES_MAX, LIVES_MAX, Txn};
 
 /// Outer: the store failed. Inner: the checkpoint is refused.
 type Loaded<T> = Result<Result<T, LoadError>, StoreError>;
@@ -339,6 +339,15 @@ impl Txn<'_> {
                         drop(table);
                         let stem = before.map(|(log, seq)| PastEntry { log, seq });
                         let branch = (!is_first).then(|| item.hash.to_short());
+                        let most = if is_first { LIVES_MAX } else { BRANCHES_MAX };
+                        let others = loading.chains.values().filter(|chain| {
+                            chain.space == loading.space
+                                && chain.id.device == id.device
+                                && chain.id.branch.is_some() != is_first
+                        });
+                        if others.count() >= most {
+                            refuse!("more logs of one device than are taken");
+                        }
                         let record = LogRecord {
                             space: loading.space,
                             id: LogId { branch, ..id },

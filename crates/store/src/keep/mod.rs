@@ -5,11 +5,25 @@
 //! device has known that nothing shows a content any more, so no clock but its own matters, and
 //! that one only a week at a time.
 
+mod compact;
+mod marked;
 mod policy;
 mod sweep;
 
+use crate::content::packs::PackError;
+use crate::error::StoreError;
+
 pub use policy::{KeepFor, KeepPolicy, KeepPolicyError};
 pub use sweep::{Sweep, Swept};
+
+/// Objects that one step looks at.
+const STEP_OBJECTS: usize = 2_048;
+/// Bytes that one step reads or copies.
+const STEP_BYTES: u64 = 8 << 20;
+
+fn packs_failed(error: PackError) -> StoreError {
+    StoreError::Packs(error.to_string())
+}
 
 /// Longest text whose versions are kept as texts. Bytes.
 pub const TEXT_MAX: u64 = 1 << 20;

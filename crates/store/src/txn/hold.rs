@@ -12,7 +12,7 @@ use crate::replica::NewSegment;
 use crate::tables::{LOGS, LogRecord, PastEntry, SEGMENT_INDEX, SEGMENTS, SegmentRecord};
 
 /// Most logs of one device in one space: each is a life that ended with its index.
-const LIVES_MAX: usize = 64;
+pub(crate) const LIVES_MAX: usize = 64;
 /// Most branches of one device in one space. An honest writer parts from a clone once for each time
 /// that it is cloned; of a hostile one's further branches nothing is kept.
 pub(crate) const BRANCHES_MAX: usize = 16;

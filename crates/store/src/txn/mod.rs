@@ -11,8 +11,7 @@ mod hold;
 #[cfg(test)]
 mod tests;
 
-#[cfg(test)]
-pub(crate) use hold::BRANCHES_MAX;
+pub(crate) use hold::{BRANCHES_MAX, LIVES_MAX};
 pub use hold::{UNKNOWN_BYTES_MAX, UNKNOWN_KEYS_MAX};
 
 use std::collections::BTreeMap;

@@ -50,18 +50,11 @@ pub struct SpaceRequest {
 }
 
 /// Body of `POST /v1/spaces/keep`. What is left out stays as it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct KeepRequest {
     /// Name or id of the space.
     pub name: String,
-    /// What to change.
-    #[serde(flatten)]
-    pub change: KeepChange,
-}
-
-/// A change of how long a space keeps what nothing shows any more.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeepChange {
     /// Of texts up to 1 MiB: `forever`, or days as in `90d`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,

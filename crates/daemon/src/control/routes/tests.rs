@@ -243,9 +243,9 @@ fn answer_with_sample(command: Command) {
         | Command::SpaceDetach { reply, .. } => {
             reply.send(Ok(SpaceReport { space: space() })).is_ok()
         }
-        Command::SpaceKeep { name, reply, .. } => reply
+        Command::SpaceKeep { request, reply } => reply
             .send(Ok(KeepReport {
-                space: name,
+                space: request.name,
                 text: "forever".into(),
                 rest: "30d".into(),
                 percent: 10,

@@ -1,10 +1,11 @@
 //! What history keeps for how long, and that nothing else goes.
 
 use pacsync_store::content::packs::MemoryFiles;
+use pacsync_store::documents::settings_id;
 
 use super::keeping::text;
 use super::*;
-use crate::control::api::{KeepChange, KeepReport};
+use crate::control::api::{KeepReport, KeepRequest};
 use crate::worktree::Context;
 
 const DAY_MS: u64 = 86_400_000;
@@ -47,12 +48,13 @@ impl Founded {
     }
 
     fn keep(&mut self, text: Option<&str>, rest: Option<&str>, percent: Option<u8>) -> KeepReport {
-        let change = KeepChange {
+        let request = KeepRequest {
+            name: "home".into(),
             text: text.map(str::to_owned),
             rest: rest.map(str::to_owned),
             percent,
         };
-        let report = self.device.space_keep("home", &change, self.now);
+        let report = self.device.space_keep(&request, self.now);
         report.expect("is set")
     }
 
@@ -340,22 +342,42 @@ fn a_change_of_the_policy_is_carried_out_soon() {
 #[test]
 fn nonsense_changes_no_policy() {
     let mut founded = Founded::new();
-    let change = |text: Option<&str>, percent| KeepChange {
+    let change = |name: &str, text: Option<&str>, percent| KeepRequest {
+        name: name.into(),
         text: text.map(str::to_owned),
         rest: None,
         percent,
     };
     let now = founded.now;
-    for nonsense in [change(Some("soon"), None), change(Some("3d"), Some(101))] {
-        let error = founded.device.space_keep("home", &nonsense, now);
+    for nonsense in [
+        change("home", Some("soon"), None),
+        change("home", Some("3d"), Some(101)),
+    ] {
+        let error = founded.device.space_keep(&nonsense, now);
         let error = error.expect_err("it is nonsense");
         assert_eq!(error.kind, crate::control::ErrorKind::Usage, "{error}");
     }
-    let error = founded
-        .device
-        .space_keep("pictures", &KeepChange::default(), now);
+    let unknown = change("pictures", None, None);
+    let error = founded.device.space_keep(&unknown, now);
     error.expect_err("there is no such space");
     assert_eq!(founded.keep(None, None, None).text, "forever");
+}
+
+#[test]
+fn a_change_of_one_part_says_nothing_of_the_others() {
+    let mut founded = Founded::new();
+    founded.keep(Some("90d"), None, None);
+    founded.keep(None, Some("7d"), None);
+    let device = &founded.device;
+    let settings = device
+        .store
+        .document(&device.home_space, &settings_id(&device.home_space))
+        .expect("reads");
+    let said: Vec<_> = settings
+        .keys()
+        .filter(|key| key.starts_with("keep/"))
+        .collect();
+    assert_eq!(said, ["keep/rest", "keep/text"]);
 }
 
 #[test]
