@@ -214,6 +214,13 @@ impl Row {
         RowId::from_bytes(crypto::hash(domain::ROW, &[bytes]))
     }
 
+    /// The node that canonical row bytes are about.
+    pub fn node_of(bytes: &[u8]) -> Option<NodeId> {
+        // An array of three, and a string of 16 bytes in it.
+        let rest = bytes.strip_prefix(&[0x83, 0x50])?;
+        NodeId::from_slice(rest.get(..NodeId::LEN)?)
+    }
+
     /// The row's id. Encodes the row: prefer [`Row::id_of`] where bytes are at hand.
     pub fn id(&self) -> RowId {
         Self::id_of(&self.to_bytes())

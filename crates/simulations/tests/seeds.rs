@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use pacsync_simulations::sim::{
     Detail, DiskKind, Faults, Outcome, Setup, home_put_back, members_give_no_checkpoints, run,
-    years,
+    the_left_out_come_back, years,
 };
 
 #[track_caller]
@@ -343,6 +343,12 @@ fn a_directory_that_gives_way_is_emptied() {
 #[test]
 fn a_transfer_that_gets_neither_to_its_place_nor_back() {
     check_on(DiskKind::Fat, Faults::All, 830_058, 40, 3);
+}
+
+/// Rows of it are taken from a member, too, as nobody else has them.
+#[test]
+fn what_a_new_device_started_without_comes_back() {
+    check_story(the_left_out_come_back, 1..=6);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use redb::{ReadTransaction, ReadableTable};
 use crate::error::StoreError;
 use crate::replica::Store;
 use crate::tables::{FORKED, LOGS, LogRecord, SEGMENT_INDEX, SEGMENTS, SegmentRecord};
+use crate::tree::Ends;
 
 /// Most heads in a trail.
 const TRAIL_MAX: usize = 256;
@@ -103,6 +104,37 @@ impl SpaceLogs {
             Some(chain) => chain.hash_at(&self.tx, seq),
             None => Ok(None),
         }
+    }
+
+    /// Up to where a vector goes in the logs here, by number. Inner: false if one of its heads is
+    /// none here; the others are there.
+    pub(crate) fn ends(&self, vector: &VersionVector) -> Result<(Ends, bool), StoreError> {
+        let mut ends = Ends::new();
+        let mut all = true;
+        for (log, head) in vector.iter() {
+            if self.hash_at(&log, head.seq)? != Some(head.hash) {
+                all = false;
+                continue;
+            }
+            for (no, last) in self.chains.named(&log).into_iter().flat_map(|c| c.parts) {
+                let end = ends.entry(no).or_default();
+                *end = last.min(head.seq).max(*end);
+            }
+        }
+        Ok((ends, all))
+    }
+
+    /// The names of ends.
+    pub(crate) fn vector(&self, ends: &Ends) -> Result<VersionVector, StoreError> {
+        let mut vector = VersionVector::new();
+        for (no, seq) in ends {
+            if let Some(record) = self.chains.chains.get(no)
+                && let Some(hash) = hash_in(&self.tx, *no, *seq)?
+            {
+                vector.advance(record.id, Head { seq: *seq, hash });
+            }
+        }
+        Ok(vector)
     }
 }
 

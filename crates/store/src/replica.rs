@@ -630,6 +630,8 @@ pub struct Committed {
     pub forked: BTreeSet<(SpaceId, DeviceId)>,
     /// True if this replica writes new logs from now on.
     pub renewed: bool,
+    /// Spaces of which a segment waits for rows that a checkpoint has left out.
+    pub lacking: BTreeSet<SpaceId>,
     /// Rows of confirmed deletes arrived for these nodes.
     pub confirmed: BTreeSet<(SpaceId, NodeId)>,
 }

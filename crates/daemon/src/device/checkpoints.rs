@@ -1,12 +1,13 @@
 //! Pruning what every device has, and checkpoints for who lacks it.
 
+use pacsync_protocol::ack::Ack;
 use pacsync_protocol::checkpoint::{PARTS_MAX, Place, VerifiedHeader};
 use pacsync_protocol::grant::Role;
 use pacsync_protocol::session::Input;
 use pacsync_protocol::stable::{Own, Stable, Unsaid, stable};
-use pacsync_protocol::{DeviceId, Head, LogId, SpaceId};
+use pacsync_protocol::{DeviceId, Head, LogId, SpaceId, VersionVector};
 use pacsync_store::StoreError;
-use pacsync_store::checkpoint::{Builder, Verdict};
+use pacsync_store::checkpoint::{Builder, Takes, Verdict};
 
 use super::Device;
 use crate::net::{CloseCode, ConnId, PeerStanding};
@@ -25,6 +26,8 @@ const SERVING_MAX_MS: u64 = 300_000;
 
 /// What failed and may succeed later is tried again after so long.
 const AGAIN_MS: u64 = 60_000;
+/// Who is asked in vain for rows that are lacking is asked again after twice that, so many times.
+const ROWS_ASKED_MAX: u32 = 10;
 /// Most headers of checkpoints whose verdict is remembered.
 const JUDGED_MAX: usize = 256;
 
@@ -56,6 +59,11 @@ enum Failed {
 impl Device {
     /// What every device of a space has, as far as is known here.
     pub(super) fn stable(&self, space: &SpaceId) -> Result<Stable, StoreError> {
+        self.stable_if(space, None)
+    }
+
+    /// The same if a device had all that is here.
+    fn stable_if(&self, space: &SpaceId, has: Option<DeviceId>) -> Result<Stable, StoreError> {
         let own = self.store.identity().keys.id();
         let applied = self.store.applied(space)?;
         let roster = self.store.applied(&self.store.roster_space())?;
@@ -68,7 +76,18 @@ impl Device {
             space: &applied,
             roster: &roster,
         };
-        let ack_of = |device: &DeviceId| Some(self.acks.get(&(*space, *device))?.ack());
+        let whole = has.map(|device| Ack {
+            device,
+            space: *space,
+            vector: applied.clone(),
+            clock: 0,
+            time_ms: 0,
+            roster: roster.clone(),
+        });
+        let ack_of = |device: &DeviceId| match &whole {
+            Some(whole) if whole.device == *device => Some(whole),
+            _ => Some(self.acks.get(&(*space, *device))?.ack()),
+        };
         let Some(logs) = self.store.logs_of(space)? else {
             return Ok(Stable::default());
         };
@@ -141,7 +160,14 @@ impl Device {
             return Ok(NONE);
         }
         let builder = if part == 0 {
-            let stable = self.stable(&space)?.vector;
+            let (device, theirs) = (peer.device, peer.session.peer_vector(&space));
+            // Who has something, and not all that is stable, may have the beginnings of what is left
+            // out: it is a replica that was put back.
+            let theirs = theirs.filter(|theirs| !theirs.is_empty()).cloned();
+            let mut stable = self.stable_if(&space, Some(device))?.vector;
+            if theirs.is_some_and(|theirs| !theirs.covers(&stable)) {
+                stable = VersionVector::new();
+            }
             let begun = self
                 .store
                 .checkpoint(&space, stable, now.ms, &mut *self.rng);
@@ -229,13 +255,15 @@ impl Device {
         }
         let mut wanted = None;
         let mut nobody = None;
+        let mut of_rows = None;
         for (conn, peer) in &self.peers {
+            if peer.standing != PeerStanding::Known {
+                continue;
+            }
             for space in &peer.pruned {
                 let ours = self.store.applied(space)?;
                 let theirs = peer.session.peer_vector(space);
-                if theirs.is_none_or(|theirs| ours.covers(theirs))
-                    || peer.standing != PeerStanding::Known
-                {
+                if theirs.is_none_or(|theirs| ours.covers(theirs)) {
                     continue;
                 }
                 if self.may_give(&peer.device) {
@@ -244,6 +272,28 @@ impl Device {
                     nobody = Some((*space, peer.device));
                 }
             }
+            for space in &self.lacking {
+                let asked = peer.rows_asked.get(space);
+                if asked.is_none_or(|(_, until)| now.ms >= *until)
+                    && peer.session.peer_vector(space).is_some()
+                {
+                    let rank = self.may_give(&peer.device);
+                    of_rows = of_rows.max(Some((rank, *conn, *space)));
+                }
+            }
+        }
+        if !self.lacking.is_empty() {
+            let again = now.ms.saturating_add(AGAIN_MS);
+            self.want_due = Some(self.want_due.map_or(again, |due| due.min(again)));
+        }
+        if wanted.is_none()
+            && let Some((_, conn, space)) = of_rows
+            && let Some(peer) = self.peers.get_mut(&conn)
+        {
+            let (times, until) = peer.rows_asked.entry(space).or_default();
+            *until = now.ms.saturating_add(AGAIN_MS << *times);
+            *times = (*times + 1).min(ROWS_ASKED_MAX);
+            wanted = Some((conn, space));
         }
         let Some((conn, space)) = wanted else {
             if let Some((space, device)) = nobody {
@@ -355,7 +405,7 @@ impl Device {
             if says.space != space || Some(says.device) != device || taking.next != 0 {
                 return refused("it is another device's, or of another space");
             }
-            if !self.may_give(&says.device) {
+            if !self.may_give(&says.device) && !self.lacking.contains(&space) {
                 return refused("it is of a device whose checkpoints are not taken");
             }
             let roster = self.store.applied(&self.store.roster_space())?;
@@ -368,15 +418,24 @@ impl Device {
         let Some(header) = &taking.header else {
             return refused("it has no header");
         };
+        let trusted = self.may_give(&header.header().device);
         let mut txn = self.store.begin()?;
         txn.stage_part(&space, taking.next, bytes)?;
         if place == Place::Within {
             txn.commit_lazily()?;
             return Ok(Ok(()));
         }
-        if let Err(error) = txn.load(header, now.ms, &mut *self.rng)? {
-            return Ok(Err(Failed::Refused(error.to_string())));
+        let takes = match trusted {
+            true => Takes::All,
+            false => Takes::Rows,
+        };
+        match txn.load(header, takes, now.ms, &mut *self.rng)? {
+            Ok(()) => {}
+            // More of it has come there meanwhile than is held here.
+            Err(_) if takes == Takes::Rows => return Ok(Err(Failed::Later)),
+            Err(error) => return Ok(Err(Failed::Refused(error.to_string()))),
         }
+        self.lacking.remove(&space);
         let committed = txn.commit()?;
         tracing::info!(space = %space.short(), parts = taking.next + 1, "started from a checkpoint");
         self.count_deletes(&committed, now)?;
@@ -464,6 +523,17 @@ impl Device {
             self.want_checkpoint(now)?;
         }
         Ok(())
+    }
+
+    /// After a start: what waits may wait for rows that a checkpoint has left out.
+    pub(super) fn note_lacking(&mut self, now: Now) -> Result<(), StoreError> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let mut txn = self.store.begin()?;
+        txn.apply(now.ms, &mut *self.rng)?;
+        let committed = txn.commit()?;
+        self.committed(committed, None, now)
     }
 
     /// Forgets parts that came before this process began.

@@ -128,6 +128,8 @@ pub struct Device {
     part_bytes: usize,
     /// When is looked whether a checkpoint is needed.
     want_due: Option<u64>,
+    /// Spaces of which rows are lacking that a checkpoint has left out.
+    lacking: BTreeSet<SpaceId>,
     taking: Option<checkpoints::Taking>,
     /// Why a space gets no further though peers have more of it.
     checkpoint_trouble: BTreeMap<SpaceId, String>,
@@ -185,6 +187,7 @@ impl Device {
             kept_bytes: checkpoints::KEPT_BYTES,
             part_bytes: pacsync_protocol::checkpoint::PART_BYTES,
             want_due: None,
+            lacking: BTreeSet::new(),
             taking: None,
             checkpoint_trouble: BTreeMap::new(),
             judged: BTreeSet::new(),
@@ -204,6 +207,7 @@ impl Device {
         device.load_acks()?;
         device.drop_parts()?;
         device.note_waiting(now)?;
+        device.note_lacking(now)?;
         device.open_spaces(now)?;
         device.introduce_again(now)?;
         device.reseal_later(now);
@@ -382,6 +386,10 @@ impl Device {
             self.note_waiting(now)?;
         }
         self.check_joins(now)?;
+        if !committed.lacking.is_empty() {
+            self.lacking.extend(committed.lacking);
+            self.want_checkpoint(now)?;
+        }
         Ok(())
     }
 

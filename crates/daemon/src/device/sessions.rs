@@ -62,6 +62,9 @@ pub(super) struct Peer {
     early_acks: BTreeMap<SpaceId, VerifiedAck>,
     /// Spaces of which it has no more as segments what is lacked here.
     pub(super) pruned: BTreeSet<SpaceId>,
+    /// Of which it was asked for rows that are lacking here, how often, and until when it is not
+    /// asked again.
+    pub(super) rows_asked: BTreeMap<SpaceId, (u32, u64)>,
     /// Spaces of which it was told what this replica started from.
     told_start: BTreeSet<SpaceId>,
     /// Heads of branches that it could not give.
@@ -262,6 +265,7 @@ impl Device {
             acks_told: BTreeMap::new(),
             early_acks: BTreeMap::new(),
             pruned: BTreeSet::new(),
+            rows_asked: BTreeMap::new(),
             told_start: BTreeSet::new(),
             no_branch: BTreeSet::new(),
             branch_shared: None,

@@ -24,7 +24,7 @@ use rand_core::RngCore;
 
 pub use runner::{Detail, Failure, Outcome, run, shrink};
 pub use script::{DiskKind, Faults, Setup};
-pub use stories::{home_put_back, members_give_no_checkpoints, years};
+pub use stories::{home_put_back, members_give_no_checkpoints, the_left_out_come_back, years};
 pub use world::Counts;
 
 /// A number below `end`, which is not 0.

@@ -24,6 +24,9 @@ use super::disk::SimDisk;
 use super::medium::{Backend, PackDir};
 use super::world::{Event, Killed, Process, Shared, World, lock};
 
+/// Where the root of every device is.
+pub(super) const ROOT: &str = "/simulated/root";
+
 /// A device and what it needs to begin anew.
 pub(crate) struct Node {
     at: usize,
@@ -126,7 +129,7 @@ impl Transport for Wire {
 fn options(at: usize) -> FoundOptions {
     FoundOptions {
         name: DeviceName::new(&format!("d{at}")).expect("a plain name"),
-        root: PathBuf::from("/simulated/root"),
+        root: PathBuf::from(ROOT),
         listen: None,
         discovery: Discovery::Off,
     }

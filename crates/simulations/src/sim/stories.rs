@@ -2,13 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use pacsync_daemon::control::api::Status;
+use pacsync_daemon::control::{Command, RestoreOrder};
 use pacsync_daemon::net::Lane;
 use pacsync_protocol::grant::Role;
 use pacsync_protocol::segment::SignedSegment;
-use pacsync_store::Store;
+use pacsync_store::tree::TreeReader;
+use pacsync_store::{Store, StoreError};
+use tokio::sync::oneshot;
 
 use super::check;
 use super::mishap::Profile;
+use super::node::ROOT;
 use super::runner::{Detail, Failure, Outcome, Runner, play_as};
 use super::script::{DiskKind, Faults, Script, Setup};
 use super::world::{Armed, lock};
@@ -77,6 +82,26 @@ pub fn home_put_back(seed: u64, detail: Detail) -> Outcome {
     play_as(&setup, &script, detail, |runner| runner.put_back(&setup))
 }
 
+/// What an admin and a member deleted goes with all that is known of it: a new device starts without it.
+/// Then the member brings it back, while the admin, who could tell all of it, is away.
+pub fn the_left_out_come_back(seed: u64, detail: Detail) -> Outcome {
+    let setup = Setup {
+        seed,
+        steps: 0,
+        devices: 3,
+        disk: DiskKind::Ext4,
+        faults: Faults::Classic,
+    };
+    let script = Script {
+        profile: Profile {
+            prunes: true,
+            ..Profile::plain(&setup)
+        },
+        steps: vec![],
+    };
+    play_as(&setup, &script, detail, |runner| runner.left_out(&setup))
+}
+
 fn broken(invariant: &'static str, what: String) -> Failure {
     Failure {
         invariant,
@@ -100,6 +125,16 @@ fn first_held(store: &Store) -> Result<BTreeMap<String, u64>, Failure> {
         }
     }
     Ok(first)
+}
+
+/// How many rows a replica has of all spaces.
+fn rows_of(store: &Store) -> Result<usize, StoreError> {
+    let tx = store.read()?;
+    let mut count = 0;
+    for space in store.spaces() {
+        count += TreeReader::open(&tx, space.no)?.rows()?.count();
+    }
+    Ok(count)
 }
 
 impl Runner {
@@ -205,6 +240,70 @@ impl Runner {
         check::all(self)?;
         self.check_calm()?;
         self.check_nothing_to_do()
+    }
+
+    fn left_out(&mut self, setup: &Setup) -> Result<(), Failure> {
+        let alone = Setup {
+            devices: 1,
+            ..*setup
+        };
+        self.set_up(&alone)?;
+        let enrolled = |done: bool| match done {
+            true => Ok(()),
+            false => Err(broken("set-up", "the founder enrols nobody".into())),
+        };
+        enrolled(self.join_as(1, 0, self.seed_of(1), Role::Member)?)?;
+        self.edits(&[0, 1], 40)?;
+        self.rest("before what all have goes")?;
+        self.run_for(PRUNED_NS)?;
+        enrolled(self.join(2, 0, self.seed_of(2))?)?;
+        self.rest("when one has joined")?;
+        check::all(self)?;
+        let rows = [1, 2].map(|at| self.call(at, |device, _| rows_of(device.store())));
+        let [Ok(Some(whole)), Ok(Some(lean))] = rows else {
+            return Err(broken("set-up", "somebody is not there".into()));
+        };
+        if lean >= whole {
+            return Err(broken(
+                "what is dead for good is left out",
+                format!("{lean} rows where another has {whole}"),
+            ));
+        }
+        let admin = self.leave(0);
+        let (reply, mut restored) = oneshot::channel();
+        let order = RestoreOrder {
+            deleted: true,
+            ..RestoreOrder::default()
+        };
+        self.call(1, |device, now| {
+            let path = ROOT.into();
+            device.command(Command::Restore { path, order, reply }, now)
+        })?;
+        self.rest("when all of it is back")?;
+        let count = match restored.try_recv() {
+            Ok(Ok(report)) => report.restored.len(),
+            other => return Err(broken("what was deleted is restored", format!("{other:?}"))),
+        };
+        let files = [1, 2].map(|at| self.call(at, |device, now| device.status(now)));
+        let [Ok(Some(whole)), Ok(Some(lean))] = files else {
+            return Err(broken("set-up", "somebody is not there".into()));
+        };
+        let files = |status: &Status| status.spaces.iter().map(|s| s.files).sum::<u64>();
+        if count == 0 || files(&whole) != files(&lean) {
+            return Err(broken(
+                "what is restored is there",
+                format!(
+                    "{count} restored; {} and {} files",
+                    files(&whole),
+                    files(&lean)
+                ),
+            ));
+        }
+        self.nodes.extend(admin.map(|admin| (0, admin)));
+        self.start(0)?;
+        self.heal()?;
+        self.rest("when the admin is back")?;
+        self.check_calm()
     }
 
     fn members(&mut self, setup: &Setup) -> Result<(), Failure> {

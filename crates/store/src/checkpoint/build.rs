@@ -1,16 +1,17 @@
 //! Making a checkpoint, part by part, from one read transaction.
 
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 use pacsync_protocol::checkpoint::{
     At, ChangeItem, Header, Item, PART_BYTES, Place, RowItem, SegmentItem, VERSION, VerifiedHeader,
     documents_root,
 };
 use pacsync_protocol::crypto::{self, Entropy, Key};
-use pacsync_protocol::{LogId, RowId, Seq, SpaceId, VersionVector, cbor};
+use pacsync_protocol::{LogId, NodeId, RowId, Seq, SpaceId, VersionVector, cbor};
 use redb::{ReadTransaction, ReadableTable};
 
-use super::rows_root;
+use super::{left_out_before, rows_root};
+use crate::branches::SpaceLogs;
 use crate::documents::{self, DocumentId};
 use crate::error::StoreError;
 use crate::replica::Store;
@@ -62,6 +63,7 @@ pub struct Builder {
     /// The place is the number in the checkpoint.
     logs: Vec<BuiltLog>,
     numbers: BTreeMap<u32, u32>,
+    left_out: BTreeSet<NodeId>,
     stage: Stage,
     /// A part takes no further item once it has so many bytes.
     part_bytes: usize,
@@ -95,9 +97,10 @@ fn damaged(error: impl std::fmt::Display) -> StoreError {
 }
 
 impl Store {
-    /// Begins a checkpoint of what is applied of a space.
+    /// Begins a checkpoint of what is applied of a space. What is dead for good at what is
+    /// `stable`, for all but who gets it, is left out.
     ///
-    /// Cost: one pass over the ids of all rows.
+    /// Cost: two passes over all rows.
     ///
     /// # Errors
     /// [`StoreError`], [`StoreError::NoKey`] without a key to seal it with.
@@ -131,7 +134,17 @@ impl Store {
             }
         }
         let heads = logs.iter().map(|log| (log.no, log.last)).collect();
-        let (rows, _) = rows_root(TreeReader::open(&tx, space.no)?.carried()?, &heads)?;
+        let names = SpaceLogs::of(self.read()?, space.no)?;
+        // What was left out before stays out.
+        let mut dead_at = left_out_before(&tx, space.no)?;
+        for (no, seq) in names.ends(&stable)?.0 {
+            let end = dead_at.entry(no).or_default();
+            *end = seq.max(*end);
+        }
+        let tree = TreeReader::open(&tx, space.no)?;
+        let left_out = tree.left_out(&heads, &dead_at)?;
+        let rows = rows_root(tree.carried()?, &heads, &left_out)?;
+        drop(tree);
         let clock = match tx.open_table(SPACES)?.get(space.no)? {
             Some(bytes) => cbor::decode::<SpaceRecord>("space record", bytes.value())?.clock,
             None => 0,
@@ -141,7 +154,7 @@ impl Store {
             space: *id,
             device: self.identity().keys.id(),
             vector,
-            stable,
+            stable: names.vector(&dead_at)?,
             roster,
             rows: rows.into(),
             documents: saved_root(&tx, space.no)?.into(),
@@ -158,6 +171,7 @@ impl Store {
             numbers: numbers.collect(),
             tx,
             logs,
+            left_out,
             stage: Stage::Logs(0),
             part_bytes: PART_BYTES,
             window_max: WINDOW,
@@ -328,11 +342,14 @@ impl Builder {
         let index = self.tx.open_table(SEGMENT_INDEX)?;
         let mut window: BinaryHeap<Order> = BinaryHeap::new();
         for item in tree.carried()? {
-            let (id, carriers) = item?;
+            let row = item?;
+            if self.left_out.contains(&row.node) {
+                continue;
+            }
             let mut least: Option<Order> = None;
-            for carrier in carriers {
+            for carrier in row.carriers {
                 let height = height(&index, carrier)?;
-                let order = (height, carrier, id);
+                let order = (height, carrier, row.id);
                 least = Some(least.map_or(order, |least| least.min(order)));
             }
             let Some(order) = least else { continue };

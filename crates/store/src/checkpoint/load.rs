@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use pacsync_protocol::checkpoint::{
     At, ChangeItem, Item, Place, RowItem, SegmentItem, VerifiedHeader, documents_root,
 };
-use pacsync_protocol::crypto::{Entropy, Key};
-use pacsync_protocol::row::{Row, STAMP_MAX};
-use pacsync_protocol::{Head, LogId, SegmentHash, Seq, SpaceId, cbor};
+use pacsync_protocol::crypto::{Entropy, Key, RunningHash, domain};
+use pacsync_protocol::row::{Keys, Life, Row, STAMP_MAX};
+use pacsync_protocol::segment::Entry;
+use pacsync_protocol::{Head, LogId, NodeId, SegmentHash, Seq, SpaceId, cbor};
 use redb::ReadableTable;
 
-use super::{LoadError, PARTS, STARTED_FROM, rows_root};
+use super::{LEFT_OUT, LoadError, NAMED, PARTS, STARTED_FROM};
 use crate::documents::{self, DocumentId};
 use crate::error::StoreError;
 use crate::replica::NewSegment;
@@ -18,8 +19,18 @@ use crate::tables::{
     DOCUMENTS, FRONTIER, LOGS, LogRecord, PastEntry, SEGMENT_INDEX, SPACES, SegmentRecord,
     SpaceRecord,
 };
-use crate::tree::{Carrier, TreeError, TreeTables};
+use crate::tree::{Carrier, Ends, TreeError, TreeTables, is_within};
 use crate::txn::{BRANCHES_MAX, LIVES_MAX, Txn};
+
+/// What is taken of a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Takes {
+    /// Everything.
+    All,
+    /// Rows, and only if all segments that they came in are held here: for checkpoints by who may
+    /// write what it likes, but not say what others wrote.
+    Rows,
+}
 
 /// Outer: the store failed. Inner: the checkpoint is refused.
 type Loaded<T> = Result<Result<T, LoadError>, StoreError>;
@@ -91,9 +102,15 @@ struct Loading {
     fresh: BTreeSet<u32>,
     /// Documents that came.
     documents: BTreeMap<DocumentId, Known>,
+    /// Whether there were rows before: then those that come are noted.
+    rows: Known,
+    /// What was stable when nodes that were dead for good were left out.
+    stable: Ends,
+    /// Nodes that are here and were left out.
+    dead: BTreeSet<NodeId>,
 }
 
-/// Whether something of a document was here before.
+/// Whether something of it was here before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
     Yes,
@@ -141,6 +158,7 @@ impl Txn<'_> {
     pub fn load(
         &mut self,
         header: &VerifiedHeader,
+        takes: Takes,
         now_ms: u64,
         rng: &mut dyn Entropy,
     ) -> Loaded<()> {
@@ -161,6 +179,12 @@ impl Txn<'_> {
             longer: BTreeSet::new(),
             fresh: BTreeSet::new(),
             documents: BTreeMap::new(),
+            rows: match self.tree(space.no)?.carried()?.next().transpose()? {
+                Some(_) => Known::Yes,
+                None => Known::No,
+            },
+            stable: Ends::new(),
+            dead: BTreeSet::new(),
         };
         let parts = {
             let table = self.tx.open_table(PARTS)?;
@@ -182,12 +206,18 @@ impl Txn<'_> {
         }
         check!(loading.end_of_logs(header));
         check!(loading.end_of_segments());
+        if takes == Takes::Rows && !loading.longer.is_empty() {
+            refuse!("it has segments that are not held here");
+        }
+        check!(self.take_stable(&mut loading, header));
         loading.log = 0;
         for number in 0..parts {
             let items = check!(self.items(space.no, header, key, number, parts));
             check!(self.take_items(&mut loading, items));
         }
-        check!(self.compare(&loading, header));
+        check!(self.compare(&mut loading, header));
+        let dead = std::mem::take(&mut loading.dead);
+        let ends = loading.ends();
         self.raise(loading)?;
         self.note_forks(now_ms)?;
         self.renew_if_lost(rng)?;
@@ -196,7 +226,78 @@ impl Txn<'_> {
             .open_table(STARTED_FROM)?
             .insert(space.no, header.bytes())?;
         self.apply(now_ms, rng)?;
+        self.bury(&says.space, &dead, &ends, now_ms, rng)?;
         Ok(Ok(()))
+    }
+
+    /// Where what is said to be stable stands here.
+    fn take_stable(&mut self, loading: &mut Loading, header: &VerifiedHeader) -> Loaded<()> {
+        for (id, head) in header.header().stable.iter() {
+            let number = loading.logs.iter().position(|log| log.id == id);
+            let number = number.and_then(|number| u32::try_from(number).ok());
+            let at = number.map(|log| At { log, seq: head.seq });
+            let Some((at, no)) = at.and_then(|at| Some((at, loading.log_at(&at)?))) else {
+                refuse!("something stable that is not in it");
+            };
+            let hash = self
+                .segment_record(no, head.seq)?
+                .map(|s| s.hash.to_short());
+            if hash != Some(head.hash) {
+                refuse!("something stable that is not in it");
+            }
+            for piece in loading.pieces_to(&at).copied().collect::<Vec<_>>() {
+                let end = loading.stable.entry(piece.no).or_default();
+                *end = piece.last.min(at.seq).max(*end);
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Says that nodes are dead that are here and that a checkpoint up to some ends left out, but for
+    /// those with a content from after it: this replica was put back to before they died. Of those
+    /// that live on, rows may be lacking.
+    fn bury(
+        &mut self,
+        space: &SpaceId,
+        nodes: &BTreeSet<NodeId>,
+        ends: &Ends,
+        now_ms: u64,
+        rng: &mut dyn Entropy,
+    ) -> Result<(), StoreError> {
+        let own = self.store.identity().keys.sign.id();
+        if nodes.is_empty() || !self.roster().may_write(&own, space) {
+            return Ok(());
+        }
+        let no = self.space(space)?.no;
+        let mut lives = false;
+        let mut graves: BTreeMap<NodeId, Entry> = BTreeMap::new();
+        {
+            let tree = self.tree(no)?;
+            for node in nodes {
+                let Some(state) = tree.node(node)?.filter(|state| !state.dead) else {
+                    continue;
+                };
+                let written_since = tree.rows_of_node(node)?.into_iter().any(|past| {
+                    let before = ends
+                        .get(&past.carrier.log)
+                        .is_some_and(|e| past.carrier.seq <= *e);
+                    past.row.keys.content.is_some() && !before
+                });
+                lives |= written_since || state.live_children > 0;
+                if !written_since {
+                    let keys = Keys {
+                        life: Some(Life::Dead),
+                        ..Keys::default()
+                    };
+                    let row = Row::new(state.id, state.heads, keys);
+                    graves.insert(state.id, Entry::Row(row.to_bytes()));
+                }
+            }
+        }
+        if lives {
+            self.out.lacking.insert(*space);
+        }
+        self.append(space, graves.into_values().collect(), now_ms, rng)
     }
 
     fn chains_of(&self, space: u32) -> Result<BTreeMap<u32, LogRecord>, StoreError> {
@@ -470,12 +571,18 @@ impl Txn<'_> {
             if item.carriers.is_empty() {
                 refuse!("a row that nobody wrote");
             }
+            let id = Row::id_of(&item.row);
+            if loading.rows == Known::Yes {
+                self.tx
+                    .open_table(NAMED)?
+                    .insert((loading.space, id.as_bytes()), ())?;
+            }
             for at in &item.carriers {
                 let Some(log) = loading.log_at(at) else {
                     refuse!("a row written after its vector");
                 };
                 let carrier = Carrier { log, seq: at.seq };
-                match tree.insert(Row::id_of(&item.row), &row, &item.row, carrier) {
+                match tree.insert(id, &row, &item.row, carrier) {
                     Ok(_) => {}
                     Err(error @ TreeError::Hostile { .. }) => refuse!("{error}"),
                     Err(error) => return Err(error.into()),
@@ -510,13 +617,34 @@ impl Txn<'_> {
     }
 
     /// Whether what came is what the signed header says.
-    fn compare(&self, loading: &Loading, header: &VerifiedHeader) -> Loaded<()> {
+    fn compare(&mut self, loading: &mut Loading, header: &VerifiedHeader) -> Loaded<()> {
         let says = header.header();
-        let heads = loading.ends();
-        let tree = TreeTables::open(&self.tx, loading.space)?;
-        let (rows, _) = rows_root(tree.carried()?, &heads)?;
-        drop(tree);
-        if rows != *says.rows {
+        let ends = loading.ends();
+        let mut root = RunningHash::new(domain::CHECKPOINT_ROWS);
+        {
+            let tree = TreeTables::open(&self.tx, loading.space)?;
+            let named = self.tx.open_table(NAMED)?;
+            for item in tree.carried()? {
+                let row = item?;
+                if !is_within(&row.carriers, &ends) {
+                    continue;
+                }
+                if loading.rows == Known::No
+                    || named.get((loading.space, row.id.as_bytes()))?.is_some()
+                {
+                    root.update(row.id.as_bytes());
+                } else if is_within(&row.carriers, &loading.stable) {
+                    loading.dead.insert(row.node);
+                } else {
+                    refuse!("a row is not in it that somebody may not have seen yet");
+                }
+            }
+        }
+        self.tx.open_table(NAMED)?.retain_in(
+            (loading.space, &[0; 32])..=(loading.space, &[255; 32]),
+            |_, ()| false,
+        )?;
+        if root.finish() != *says.rows {
             refuse!("its rows are not those that its header signs");
         }
         // Where more of a document was here, its heads are not the checkpoint's alone.
@@ -578,6 +706,14 @@ impl Txn<'_> {
             }
         }
         self.derive_frontier(loading.space)?;
+        {
+            let mut table = self.tx.open_table(LEFT_OUT)?;
+            for (no, seq) in &loading.stable {
+                let key = (loading.space, *no);
+                let before = table.get(key)?.map_or(0, |seq| seq.value());
+                table.insert(key, before.max(*seq))?;
+            }
+        }
         let mut table = self.tx.open_table(SPACES)?;
         let stored = table.get(loading.space)?.map(|b| b.value().to_vec());
         if let Some(bytes) = stored {

@@ -3,8 +3,9 @@
 //!
 //! - [`Txn::prune`](crate::Txn::prune) drops the bytes of old segments. What is kept of each beside its bytes (number,
 //!   hash, clock, time, causal past) stays, and so do its rows: all rules go on as before.
-//! - [`Builder`] makes a checkpoint of what is applied, from one read transaction, part by part.
-//! - [`Txn::load`](crate::Txn::load) takes one in: it adds to what is here and takes nothing away.
+//! - [`Builder`] makes a checkpoint of what is applied, from one read transaction, part by part. It
+//!   leaves out what is dead for good.
+//! - [`Txn::load`](crate::Txn::load) takes one in: it adds to what is here. What is here and was left out is dead.
 //!
 //! Never here: who may be believed, when to prune, the network.
 
@@ -14,29 +15,41 @@ mod prune;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pacsync_protocol::checkpoint::{CheckpointError, Header};
 use pacsync_protocol::crypto::{RunningHash, domain};
-use pacsync_protocol::{RowId, Seq, SpaceId, cbor};
-use redb::{ReadableTable, TableDefinition, WriteTransaction};
+use pacsync_protocol::{NodeId, SpaceId, cbor};
+use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 
 pub use build::Builder;
+pub use load::Takes;
 pub use prune::Pruned;
 
+use crate::branches::SpaceLogs;
 use crate::error::StoreError;
 use crate::replica::Store;
 use crate::tables::{LOGS, LogRecord, SEGMENT_INDEX, SegmentRecord};
-use crate::tree::{Carrier, Entries, TreeReader};
+use crate::tree::{CarriedRow, Ends, Entries, TreeReader, is_within};
+use crate::txn::Txn;
 
 /// (Space number, part) → a sealed part of a checkpoint that is being received.
 const PARTS: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::new("checkpoint_parts");
+
+/// (Space number, row) → nothing: the rows of a checkpoint that is being taken in.
+const NAMED: TableDefinition<'_, (u32, &[u8; 32]), ()> = TableDefinition::new("checkpoint_named");
+
+/// (Space number, log number) → last entry: nodes that were dead for good at these ends may be
+/// lacking here, as a checkpoint that was taken in left them out.
+const LEFT_OUT: TableDefinition<'_, (u32, u32), u64> = TableDefinition::new("checkpoint_left_out");
 
 /// Space number → signed header of the last checkpoint that was taken in.
 const STARTED_FROM: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("checkpoints");
 
 pub(crate) fn make_tables(tx: &WriteTransaction) -> Result<(), StoreError> {
     tx.open_table(PARTS)?;
+    tx.open_table(NAMED)?;
+    tx.open_table(LEFT_OUT)?;
     tx.open_table(STARTED_FROM)?;
     Ok(())
 }
@@ -114,29 +127,54 @@ impl Store {
         if found != header.vector.len() {
             return Ok(Verdict::Unknown);
         }
-        let (rows, _) = rows_root(TreeReader::open(&tx, no)?.carried()?, &heads)?;
+        let logs = SpaceLogs::of(self.read()?, no)?;
+        let (stable, true) = logs.ends(&header.stable)? else {
+            return Ok(Verdict::Unknown);
+        };
+        let tree = TreeReader::open(&tx, no)?;
+        let left_out = tree.left_out(&heads, &stable)?;
+        let rows = rows_root(tree.carried()?, &heads, &left_out)?;
         Ok(match rows == *header.rows {
             true => Verdict::Same,
+            // Something may be lacking here too.
+            false if !left_out_before(&tx, no)?.is_empty() => Verdict::Unknown,
             false => Verdict::Differs,
         })
     }
 }
 
-/// Root over the rows that have a carrier at or below some heads (log number → last entry), and how
-/// many there are.
+/// What was stable when what is not here was left out.
+fn left_out_before(tx: &ReadTransaction, space: u32) -> Result<Ends, StoreError> {
+    let table = tx.open_table(LEFT_OUT)?;
+    let mut ends = Ends::new();
+    for item in table.range((space, 0)..=(space, u32::MAX))? {
+        let (key, seq) = item?;
+        ends.insert(key.value().1, seq.value());
+    }
+    Ok(ends)
+}
+
+impl Txn<'_> {
+    /// Whether rows about nodes that are dead for good may be lacking of a space.
+    pub(crate) fn lacks_rows(&self, space: u32) -> Result<bool, StoreError> {
+        let table = self.tx.open_table(LEFT_OUT)?;
+        let mut range = table.range((space, 0)..=(space, u32::MAX))?;
+        Ok(range.next().transpose()?.is_some())
+    }
+}
+
+/// Root over the rows within some ends, but for those about nodes that are left out.
 fn rows_root(
-    rows: Entries<'_, (RowId, Vec<Carrier>)>,
-    heads: &BTreeMap<u32, Seq>,
-) -> Result<([u8; 32], u64), StoreError> {
+    rows: Entries<'_, CarriedRow>,
+    ends: &Ends,
+    left_out: &BTreeSet<NodeId>,
+) -> Result<[u8; 32], StoreError> {
     let mut root = RunningHash::new(domain::CHECKPOINT_ROWS);
-    let mut count = 0;
     for item in rows {
-        let (id, carriers) = item?;
-        let within = |c: &Carrier| heads.get(&c.log).is_some_and(|last| c.seq <= *last);
-        if carriers.iter().any(within) {
-            root.update(id.as_bytes());
-            count += 1;
+        let row = item?;
+        if is_within(&row.carriers, ends) && !left_out.contains(&row.node) {
+            root.update(row.id.as_bytes());
         }
     }
-    Ok((root.finish(), count))
+    Ok(root.finish())
 }

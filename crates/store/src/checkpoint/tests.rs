@@ -1,5 +1,7 @@
 //! Replicas that start from a checkpoint, or have pruned, are as those that have everything.
 
+mod left_out;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use minicbor::bytes::ByteArray;
@@ -15,7 +17,7 @@ use proptest::prelude::*;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::{Builder, LoadError, Verdict};
+use super::{Builder, LoadError, Takes, Verdict};
 use crate::documents::{Setting, Settings, settings_id};
 use crate::replica::{Identity, Store};
 use crate::tree::{NodeState, TreeReader};
@@ -285,18 +287,16 @@ impl Pac {
     }
 
     fn builder(&mut self, from: usize) -> Builder {
-        let stable = VersionVector::new();
+        self.builder_at(from, VersionVector::new())
+    }
+
+    fn builder_at(&mut self, from: usize, stable: VersionVector) -> Builder {
         let mut builder = self.stores[from]
             .checkpoint(&SPACE, stable, 1, &mut self.rng)
             .expect("begins");
         // So few that several passes are the rule.
         builder.window_max = 5;
         builder
-    }
-
-    /// The same, in more than one part.
-    fn builder_of_parts(&mut self, from: usize) -> Builder {
-        self.builder(from).in_parts_of(300)
     }
 
     /// The header of a checkpoint.
@@ -325,15 +325,25 @@ impl Pac {
             txn.commit().expect("commits");
         }
         let mut txn = self.stores[to].begin().expect("begins");
-        txn.load(header, 1, &mut self.rng).expect("reads")?;
+        txn.load(header, Takes::All, 1, &mut self.rng)
+            .expect("reads")?;
         txn.commit().expect("commits");
         Ok(())
     }
 
     pub(crate) fn checkpoint(&mut self, from: usize, to: usize) -> Result<(), LoadError> {
+        self.checkpoint_at(from, to, VersionVector::new())
+    }
+
+    fn checkpoint_at(
+        &mut self,
+        from: usize,
+        to: usize,
+        stable: VersionVector,
+    ) -> Result<(), LoadError> {
         let roster = self.stores[from].roster_space();
         self.sync(from, to, roster);
-        let mut builder = self.builder_of_parts(from);
+        let mut builder = self.builder_at(from, stable).in_parts_of(300);
         let parts = self.parts(&mut builder);
         let header = VerifiedHeader::from_bytes(builder.header().bytes()).expect("verifies");
         self.load(to, &header, &parts)

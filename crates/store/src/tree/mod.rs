@@ -48,6 +48,7 @@ mod ancestry;
 mod clash;
 mod group;
 mod keys;
+mod left_out;
 mod past;
 mod pending;
 mod query;
@@ -68,7 +69,9 @@ mod tests;
 use pacsync_protocol::row::{Content, Kind, Name, Row};
 use pacsync_protocol::{NodeId, RowId};
 
+pub(crate) use left_out::{Ends, is_grave, is_within};
 pub use past::{Buried, PastRow};
+pub(crate) use tables::CarriedRow;
 pub use tables::{
     Backend, Entries, ReadTables, Tree, TreeReader, TreeTables, WriteTables, make_tables,
 };

@@ -201,12 +201,20 @@ fn carriers_in(
         .collect()
 }
 
-/// Every row of a space, by id, and the entries that carry it, the first one that came here first.
+/// A row, and the entries that carry it, the first one that came here first.
+#[derive(Debug, Clone)]
+pub(crate) struct CarriedRow {
+    pub(crate) id: RowId,
+    pub(crate) node: NodeId,
+    pub(crate) carriers: Vec<Carrier>,
+}
+
+/// Every row of a space, by id.
 fn carried_in<'a>(
     rows: &'a impl ReadableTable<RowsKey, Bytes>,
     carriers: &'a impl ReadableTable<CarriersKey, ()>,
     space: u32,
-) -> Result<Entries<'a, (RowId, Vec<Carrier>)>, TreeError> {
+) -> Result<Entries<'a, CarriedRow>, TreeError> {
     let first = rows_key(space, &RowId::from_bytes([0; 32]));
     let last = rows_key(space, &RowId::from_bytes([255; 32]));
     let items = rows.range::<&[u8; 36]>(&first..=&last)?;
@@ -214,23 +222,37 @@ fn carried_in<'a>(
         let (key, bytes) = item?;
         let id = key.value().get(4..).and_then(RowId::from_slice);
         let id = id.ok_or(TreeError::Damaged("a row's key"))?;
-        let (link, _) = Link::decode(bytes.value())?;
+        let (link, row) = Link::decode(bytes.value())?;
         let mut all = vec![link.carrier];
         all.extend(carriers_in(carriers, space, &id)?);
-        Ok((id, all))
+        Ok(CarriedRow {
+            id,
+            node: Row::node_of(row).ok_or(TreeError::Damaged("a row"))?,
+            carriers: all,
+        })
     })))
 }
 
 impl TreeTables<'_> {
     /// Every row of the space, by id, and the entries that carry it.
-    pub(crate) fn carried(&self) -> Result<Entries<'_, (RowId, Vec<Carrier>)>, TreeError> {
+    pub(crate) fn carried(&self) -> Result<Entries<'_, CarriedRow>, TreeError> {
         carried_in(&self.b.rows, &self.b.carriers, self.space)
+    }
+
+    /// Whether a row is here.
+    pub(crate) fn knows_row(&self, id: &RowId) -> Result<bool, TreeError> {
+        self.b.has_row(id)
+    }
+
+    /// Whether something is known of a node.
+    pub(crate) fn knows_node(&mut self, node: &NodeId) -> Result<bool, TreeError> {
+        Ok(self.b.find(node)?.is_some())
     }
 }
 
 impl TreeReader {
     /// Every row of the space, by id, and the entries that carry it.
-    pub(crate) fn carried(&self) -> Result<Entries<'_, (RowId, Vec<Carrier>)>, TreeError> {
+    pub(crate) fn carried(&self) -> Result<Entries<'_, CarriedRow>, TreeError> {
         carried_in(&self.b.rows, &self.b.carriers, self.space)
     }
 

@@ -6,7 +6,7 @@ use pacsync_protocol::crypto::Entropy;
 use pacsync_protocol::roster::{RosterEntry, RosterError};
 use pacsync_protocol::row::Row;
 use pacsync_protocol::segment::{Entry, Header, VerifiedSegment};
-use pacsync_protocol::{DeviceId, NodeId, Seq, SpaceId, Stamp, cbor};
+use pacsync_protocol::{DeviceId, NodeId, RowId, Seq, SpaceId, Stamp, cbor};
 use redb::{ReadableTable, WriteTransaction};
 
 use super::Txn;
@@ -18,7 +18,7 @@ use crate::tables::{
     DOCUMENTS, FRONTIER, LogRecord, PastEntry, SEGMENT_INDEX, SEGMENTS, SPACES, SegmentRecord,
     SpaceRecord,
 };
-use crate::tree::{Carrier, Causality, TreeError, TreeTables};
+use crate::tree::{Carrier, Causality, TreeError, TreeTables, is_grave};
 
 pub(super) enum Counted {
     Yes,
@@ -114,7 +114,11 @@ impl Txn<'_> {
                 Counted::Never(why) => self.quarantine(no, header.last(), &why)?,
             }
         } else {
-            let nodes = self.take_entries(&space, no, header, entries)?;
+            let Some(graves) = self.graves(&space, &entries)? else {
+                self.out.lacking.insert(space.id);
+                return Ok(false);
+            };
+            let nodes = self.take_entries(&space, no, header, entries, &graves)?;
             self.note_arrival(space.no, no, header, &nodes, now_ms)?;
         }
         // A clock that runs ahead must not raise everyone's.
@@ -220,13 +224,60 @@ impl Txn<'_> {
         Ok(highest.saturating_add(placements as u64))
     }
 
-    /// Returns the nodes that rows are about.
+    /// The rows of a segment that need no place here: they say that nodes are dead that are lacking
+    /// because they were dead for good. `None` if another row rests on something that is lacking
+    /// for that reason: what a checkpoint has left out is alive again, and a newer one has it.
+    fn graves(
+        &self,
+        space: &Space,
+        entries: &[Entry],
+    ) -> Result<Option<BTreeSet<RowId>>, StoreError> {
+        let mut graves = BTreeSet::new();
+        if !self.lacks_rows(space.no)? {
+            return Ok(Some(graves));
+        }
+        let mut nodes = BTreeSet::new();
+        let mut rows = BTreeSet::new();
+        let mut tree = TreeTables::open(&self.tx, space.no)?;
+        for entry in entries {
+            let Entry::Row(bytes) = entry else { continue };
+            let Ok(row) = Row::from_bytes(bytes) else {
+                continue;
+            };
+            let id = Row::id_of(bytes);
+            if row.is_birth() {
+                nodes.insert(row.node);
+            } else if is_grave(&row) && !nodes.contains(&row.node) && !tree.knows_node(&row.node)? {
+                graves.insert(id);
+                continue;
+            }
+            let parent = row.keys.at.as_ref().map(|at| at.parent);
+            for node in [Some(row.node), parent, row.keys.into]
+                .into_iter()
+                .flatten()
+            {
+                if !nodes.contains(&node) && !tree.knows_node(&node)? {
+                    return Ok(None);
+                }
+            }
+            for past in &row.past {
+                if !rows.contains(past) && !tree.knows_row(past)? {
+                    return Ok(None);
+                }
+            }
+            rows.insert(id);
+        }
+        Ok(Some(graves))
+    }
+
+    /// Returns the nodes that rows are about, but for those that need no place.
     fn take_entries(
         &mut self,
         space: &Space,
         no: u32,
         header: &Header,
         entries: Vec<Entry>,
+        graves: &BTreeSet<RowId>,
     ) -> Result<BTreeSet<NodeId>, StoreError> {
         let mut nodes = BTreeSet::new();
         let confirmed = entries.contains(&Entry::DeletesConfirmed);
@@ -246,6 +297,7 @@ impl Txn<'_> {
                         {
                             trouble = Some("a placement is stamped above its clock".to_owned());
                         }
+                        Ok(_) if graves.contains(&Row::id_of(bytes)) => {}
                         Ok(row) => {
                             let carrier = Carrier { log: no, seq };
                             match tree.insert(Row::id_of(bytes), &row, bytes, carrier) {

@@ -137,6 +137,57 @@ fn measure_concurrent_rows() {
     }
 }
 
+/// Prints what the replay of 100,000 moves of 1,000 directories takes.
+#[test]
+#[ignore = "a measurement, run by hand"]
+#[allow(clippy::print_stderr, reason = "a measurement is for whoever runs it")]
+fn measure_replay() {
+    let db = database();
+    let tx = db.begin_write().expect("a transaction");
+    let mut tree = TreeTables::open(&tx, SPACE).expect("opens");
+    let dir = |number: u64| {
+        let hash = *blake3::hash(&number.to_le_bytes()).as_bytes();
+        NodeId::from_slice(&hash[..16]).expect("long enough")
+    };
+    let mut last: Vec<RowId> = vec![];
+    for number in 0..100_000u64 {
+        let (which, round) = (number % 1_000, number / 1_000);
+        let parent = match which {
+            0 => NodeId::ROOT,
+            _ => dir((which - 1) / (round % 3 + 1)),
+        };
+        let past: Vec<RowId> = last.get(which as usize).copied().into_iter().collect();
+        let keys = Keys {
+            kind: past.is_empty().then_some(Kind::Dir),
+            at: at(parent, &format!("{which}"), number + 2),
+            ..Keys::default()
+        };
+        let row = Row::new(dir(which), past, keys);
+        let bytes = row.to_bytes();
+        let carrier = Carrier {
+            log: 1,
+            seq: number,
+        };
+        tree.insert(row.id(), &row, &bytes, carrier).expect("taken");
+        match last.get_mut(which as usize) {
+            Some(last) => *last = row.id(),
+            None => last.push(row.id()),
+        }
+    }
+    tree.settle(&History::default()).expect("settles");
+    let late = Keys {
+        at: at(NodeId::ROOT, "late", 500),
+        ..Keys::default()
+    };
+    let row = Row::new(dir(1), vec![last[1]], late);
+    let bytes = row.to_bytes();
+    let start = std::time::Instant::now();
+    tree.insert(row.id(), &row, &bytes, Carrier { log: 2, seq: 1 })
+        .expect("taken");
+    let settled = tree.settle(&History::default()).expect("settles");
+    eprintln!("{} placements: {:?}", settled.replayed, start.elapsed());
+}
+
 /// However many concurrent rows there are, each is compared with few others.
 #[test]
 fn concurrent_rows_are_not_compared_in_pairs() {

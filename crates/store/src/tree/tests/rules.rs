@@ -320,6 +320,26 @@ fn a_skipped_move_counts_once_an_earlier_one_makes_room() {
     assert_eq!(story.state(node(1)).parent, Some(node(3)));
 }
 
+/// Why no move can be forgotten, however long all devices know what came after it: the directory has no other
+/// place once one that it went into turns out to be one with one that it had in it.
+#[test]
+fn a_superseded_move_counts_again_once_directories_are_one() {
+    let (a, x) = (dir(1, "a", 1), dir(2, "x", 2));
+    let n = born(3, Kind::Dir, node(1), "n", 3);
+    let into_x = go(&[&a], node(2), "a", 4);
+    let mut story = both_know(&[&a, &x, &n, &into_x]);
+    assert_eq!(story.state(node(1)).parent, Some(node(2)));
+    story.write(D, &[&go(&[&n], NodeId::ROOT, "z", 5)]);
+    story.write(E, &[&go(&[&x], NodeId::ROOT, "z", 5)]);
+    while story.unify(D) > 0 {}
+    assert_eq!(story.state(node(3)).id, node(2));
+    let state = story.state(node(1));
+    assert_eq!(
+        (state.parent, state.at_row),
+        (Some(NodeId::ROOT), Some(a.id()))
+    );
+}
+
 #[test]
 fn ordinary_moves_replay_nothing() {
     let (a, b, c) = (
