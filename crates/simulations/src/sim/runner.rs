@@ -182,6 +182,8 @@ struct Since {
     connected_ns: Option<u64>,
     /// When one told of a problem that is in the way, the last time.
     trouble_ns: u64,
+    /// Parts of checkpoints that had come before.
+    parts: u64,
 }
 
 fn broken(invariant: &'static str, details: Vec<String>) -> Failure {
@@ -624,7 +626,9 @@ impl Runner {
                 *self.received.entry((at, lane)).or_default() += bytes.len() as u64;
                 // A part of a checkpoint, by its type.
                 if bytes.starts_with(&[0x82, 15]) {
-                    lock(&self.world).counts.add("checkpoint part");
+                    let mut world = lock(&self.world);
+                    world.counts.add("checkpoint part");
+                    world.net.parts += 1;
                 }
                 self.call(at, |device, now| {
                     device.frame(ConnId::from_number(conn), lane, bytes, now)
@@ -841,7 +845,10 @@ impl Runner {
         let begin = lock(&self.world).clock_ns;
         let steps = self.steps;
         let mut calm = 0;
-        let mut since = Since::default();
+        let mut since = Since {
+            parts: lock(&self.world).net.parts,
+            ..Since::default()
+        };
         loop {
             self.run_for(700 * MS)?;
             check::status(self)?;
@@ -876,7 +883,10 @@ impl Runner {
             let world = lock(&self.world);
             let edited = world.hosts.iter().map(|host| host.edited_ns);
             let calm = edited.fold(begin.max(world.net.quiet_ns), u64::max);
-            (world.clock_ns, calm, world.time_for_all_bytes())
+            // Parts are tiny here, so that there are several of them.
+            let round_trips = world.time_for_round_trips(world.net.parts - seen.parts);
+            let slow = world.time_for_all_bytes() + round_trips;
+            (world.clock_ns, calm, slow)
         };
         let apart = match seen.connected_ns {
             Some(_) => None,
