@@ -327,6 +327,17 @@ fn a_machine_is_copied_in_use() {
     check_on(DiskKind::Plain, Faults::All, 870_013, 50, 2);
 }
 
+/// A log forked within a segment, and the shorter chain was pruned by the acks of the twin: by
+/// numbers the longer one had it, so nobody took the checkpoint. Whole ones are taken in tiny parts by
+/// slow links.
+#[test]
+fn a_chain_of_a_fork_that_is_shorter_and_pruned() {
+    check_with(Faults::All, 930_274, 50, 2);
+    for disk in [DiskKind::Ext4, DiskKind::Fat] {
+        check_on(disk, Faults::All, 1_001_018, 50, 2);
+    }
+}
+
 /// What an apply had removed was edited, as a crash had come before the record of it.
 #[test]
 fn what_stands_where_something_was_removed_before_a_crash() {

@@ -231,11 +231,10 @@ impl Device {
         let mut nobody = None;
         for (conn, peer) in &self.peers {
             for space in &peer.pruned {
-                let ours = self.store.applied(space)?;
-                let theirs = peer.session.peer_vector(space);
-                if theirs.is_none_or(|theirs| ours.covers(theirs))
-                    || peer.standing != PeerStanding::Known
-                {
+                let Some(theirs) = peer.session.peer_vector(space) else {
+                    continue;
+                };
+                if peer.standing != PeerStanding::Known || !self.store.lacks(space, theirs)? {
                     continue;
                 }
                 if self.may_give(&peer.device) {
