@@ -338,6 +338,15 @@ fn a_chain_of_a_fork_that_is_shorter_and_pruned() {
     }
 }
 
+/// Several files became one, of which one was on disk here: another was planned first and made it anew,
+/// and the one that was there stayed, known to nobody.
+#[test]
+fn several_files_become_one_of_which_one_is_here() {
+    check_with(Faults::All, 960_049, 50, 2);
+    check_on(DiskKind::Plain, Faults::All, 960_049, 50, 2);
+    check_with(Faults::All, 1_001_046, 50, 3);
+}
+
 /// What an apply had removed was edited, as a crash had come before the record of it.
 #[test]
 fn what_stands_where_something_was_removed_before_a_crash() {
