@@ -347,6 +347,19 @@ fn several_files_become_one_of_which_one_is_here() {
     check_with(Faults::All, 1_001_046, 50, 3);
 }
 
+/// A file that a disk could not rename stood where a directory was wanted: what lies in that one cannot
+/// show either.
+#[test]
+fn a_directory_whose_place_is_taken_by_what_keeps_its_old_name() {
+    check_on(DiskKind::Fat, Faults::All, 1_001_141, 50, 2);
+}
+
+/// A merge was, to the byte, what somebody had saved and overwritten before anybody knew of it.
+#[test]
+fn a_merge_that_is_what_was_overwritten() {
+    check_with(Faults::All, 870_070, 50, 2);
+}
+
 /// What an apply had removed was edited, as a crash had come before the record of it.
 #[test]
 fn what_stands_where_something_was_removed_before_a_crash() {
