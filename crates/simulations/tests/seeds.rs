@@ -347,6 +347,12 @@ fn several_files_become_one_of_which_one_is_here() {
     check_with(Faults::All, 1_001_046, 50, 3);
 }
 
+/// A file was deleted that had just become one with another, which then showed it again.
+#[test]
+fn a_file_that_is_deleted_when_it_has_become_another_one() {
+    check_on(DiskKind::Mixed, Faults::All, 904_088, 40, 2);
+}
+
 /// A file that a disk could not rename stood where a directory was wanted: what lies in that one cannot
 /// show either.
 #[test]

@@ -67,7 +67,7 @@ impl Worktree {
             }
             match self.rebind(b, node, rep)? {
                 Rebound::Done => {}
-                Rebound::InTheWay => return self.plan_removal(b, node),
+                Rebound::InTheWay => return self.plan_unified(b, node, rep),
                 Rebound::Emptying => {
                     self.mark([rep]);
                     return Ok(Plan::Wait);
@@ -77,7 +77,40 @@ impl Worktree {
         let Some(state) = b.tree.node(&rep)? else {
             return Ok(Plan::Done);
         };
+        if let Some(until) = self.shrinking.get(&rep).copied() {
+            if until > b.now.ms {
+                self.stalled.insert(rep, until);
+                return Ok(Plan::Wait);
+            }
+            self.shrinking.remove(&rep);
+        }
         self.plan_rep(b, packs, rng, rep, state)
+    }
+
+    /// A file that became another one, which is on disk, too, is to go. If it has gone by itself,
+    /// somebody deleted it: what it showed must not come up where the other stands before that is
+    /// taken in.
+    fn plan_unified(
+        &mut self,
+        b: &mut Batch<'_>,
+        node: NodeId,
+        rep: NodeId,
+    ) -> Result<Plan, StoreError> {
+        let Some((_, _, entry)) = b.index.entry_of(&node)? else {
+            return Ok(Plan::Done);
+        };
+        if entry.kind != Kind::Dir
+            && let Some(path) = path_of(&b.index, &node)?
+            && self.tracking.class(&path) != Class::Untracked
+            && matches!(self.disk.stat(&path), Ok(None))
+        {
+            let plan = self.after_look(node, path, super::VACATED_MS * 2, b.now);
+            if let Some(until) = self.stalled.get(&node) {
+                self.shrinking.insert(rep, *until);
+            }
+            return Ok(plan);
+        }
+        self.plan_removal(b, node)
     }
 
     fn plan_rep(
