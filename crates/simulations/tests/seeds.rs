@@ -360,6 +360,19 @@ fn a_directory_whose_place_is_taken_by_what_keeps_its_old_name() {
     check_on(DiskKind::Fat, Faults::All, 1_001_141, 50, 2);
 }
 
+/// A directory was moved into another one, where one of its files cannot have its name, and a new one
+/// made in its place.
+#[test]
+fn a_directory_in_place_of_one_that_holds_what_keeps_its_old_name() {
+    check_on(DiskKind::Mixed, Faults::All, 1_100_126, 50, 2);
+}
+
+/// All slept in the moment in which somebody had saved.
+#[test]
+fn an_edit_before_a_long_sleep() {
+    check_on(DiskKind::Fat, Faults::All, 1_100_186, 50, 2);
+}
+
 /// A merge was, to the byte, what somebody had saved and overwritten before anybody knew of it.
 #[test]
 fn a_merge_that_is_what_was_overwritten() {

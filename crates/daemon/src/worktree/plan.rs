@@ -324,7 +324,11 @@ impl Worktree {
                 return Ok(self.after_look(node, path, super::SETTLE_MS, b.now));
             }
             Occupant::Node(other) => {
-                if self.faults.is_unshowable(&other) || self.stays(b, &other, &place)? {
+                let is_stuck = self.is_stuck(b, &other)?;
+                if is_stuck && state.kind == Kind::Dir && self.take_over(b, other, node, &place)? {
+                    return Ok(Plan::Again);
+                }
+                if is_stuck || self.faults.is_unshowable(&other) || self.stays(b, &other, &place)? {
                     return self.unshowable(b, packs, &state, &place.path, Unshowable::Taken);
                 }
                 if self.is_ring(b, node, other)?
@@ -795,7 +799,10 @@ impl Worktree {
             // Its name changes to one that this disk takes for the same.
             Occupant::Node(other) if other == node => None,
             Occupant::Node(other) => {
-                if self.faults.is_unshowable(&other) || self.stays(b, &other, &place)? {
+                if self.faults.is_unshowable(&other)
+                    || self.stays(b, &other, &place)?
+                    || self.is_stuck(b, &other)?
+                {
                     let why = Unshowable::Taken;
                     return self.stay(b, packs, rng, state, entry, from, &place.path, why);
                 }
@@ -977,6 +984,25 @@ impl Worktree {
             b.put(&rep, &name, &child)?;
         }
         Ok(Rebound::Done)
+    }
+
+    /// A dead directory that stands in another one's place and does not go, as what is in it keeps
+    /// its old name, is that other one from now on; false if it has another name.
+    fn take_over(
+        &mut self,
+        b: &mut Batch<'_>,
+        old: NodeId,
+        new: NodeId,
+        place: &Place,
+    ) -> Result<bool, StoreError> {
+        let location = b.index.location(&old)?;
+        if location.is_none_or(|(parent, name)| parent != place.parent || name != place.name) {
+            return Ok(false);
+        }
+        self.rebind(b, old, new)?;
+        self.mark_below(b, new)?;
+        self.mark([old]);
+        Ok(true)
     }
 }
 
