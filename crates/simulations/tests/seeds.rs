@@ -373,6 +373,12 @@ fn an_edit_before_a_long_sleep() {
     check_on(DiskKind::Fat, Faults::All, 1_100_186, 50, 2);
 }
 
+/// Somebody deleted all that was on a disk, and was never asked whether that was meant.
+#[test]
+fn all_that_is_on_a_disk_is_deleted() {
+    check_on(DiskKind::Fat, Faults::All, 1_100_532, 50, 3);
+}
+
 /// A merge was, to the byte, what somebody had saved and overwritten before anybody knew of it.
 #[test]
 fn a_merge_that_is_what_was_overwritten() {

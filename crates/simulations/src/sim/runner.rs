@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
+use pacsync_daemon::control::DeletesAction;
 use pacsync_daemon::control::api::KeepRequest;
 use pacsync_daemon::disk::FsEvent;
 use pacsync_daemon::net::{CloseReason, ConnId, ConnectFailure, Direction, Lane, PeerStanding};
@@ -852,6 +853,9 @@ impl Runner {
         loop {
             self.run_for(700 * MS)?;
             check::status(self)?;
+            if self.confirm_deletes()? {
+                since.trouble_ns = lock(&self.world).clock_ns;
+            }
             self.check_promptness(when, begin, &mut since)?;
             calm = if self.is_at_rest()? { calm + 1 } else { 0 };
             // Longer than anything waits before it is looked at again.
@@ -870,6 +874,26 @@ impl Runner {
                 return Err(broken("termination", details));
             }
         }
+    }
+
+    /// Whoever is asked whether so much is to be deleted says yes; true if somebody was.
+    fn confirm_deletes(&mut self) -> Result<bool, Failure> {
+        let mut any = false;
+        let nodes: Vec<usize> = self.nodes.keys().copied().collect();
+        for at in nodes {
+            let held = self.call(at, |device, now| {
+                let status = device.status(now)?;
+                Ok(status.spaces.iter().any(|space| space.held_deletes > 0))
+            })?;
+            if held == Some(true) {
+                lock(&self.world).say(format!("d{at} user confirms deletes"));
+                self.call(at, |device, now| {
+                    Ok(device.deletes(None, DeletesAction::Apply, now).is_ok())
+                })?;
+                any = true;
+            }
+        }
+        Ok(any)
     }
 
     /// All are connected soon, and soon after that in step.
