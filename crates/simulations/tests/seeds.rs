@@ -327,6 +327,64 @@ fn a_machine_is_copied_in_use() {
     check_on(DiskKind::Plain, Faults::All, 870_013, 50, 2);
 }
 
+/// A log forked within a segment, and the shorter chain was pruned by the acks of the twin: by
+/// numbers the longer one had it, so nobody took the checkpoint. Whole ones are taken in tiny parts by
+/// slow links.
+#[test]
+fn a_chain_of_a_fork_that_is_shorter_and_pruned() {
+    check_with(Faults::All, 930_274, 50, 2);
+    for disk in [DiskKind::Ext4, DiskKind::Fat] {
+        check_on(disk, Faults::All, 1_001_018, 50, 2);
+    }
+}
+
+/// Several files became one, of which one was on disk here: another was planned first and made it anew,
+/// and the one that was there stayed, known to nobody.
+#[test]
+fn several_files_become_one_of_which_one_is_here() {
+    check_with(Faults::All, 960_049, 50, 2);
+    check_on(DiskKind::Plain, Faults::All, 960_049, 50, 2);
+    check_with(Faults::All, 1_001_046, 50, 3);
+}
+
+/// A file was deleted that had just become one with another, which then showed it again.
+#[test]
+fn a_file_that_is_deleted_when_it_has_become_another_one() {
+    check_on(DiskKind::Mixed, Faults::All, 904_088, 40, 2);
+}
+
+/// A file that a disk could not rename stood where a directory was wanted: what lies in that one cannot
+/// show either.
+#[test]
+fn a_directory_whose_place_is_taken_by_what_keeps_its_old_name() {
+    check_on(DiskKind::Fat, Faults::All, 1_001_141, 50, 2);
+}
+
+/// A directory was moved into another one, where one of its files cannot have its name, and a new one
+/// made in its place.
+#[test]
+fn a_directory_in_place_of_one_that_holds_what_keeps_its_old_name() {
+    check_on(DiskKind::Mixed, Faults::All, 1_100_126, 50, 2);
+}
+
+/// All slept in the moment in which somebody had saved.
+#[test]
+fn an_edit_before_a_long_sleep() {
+    check_on(DiskKind::Fat, Faults::All, 1_100_186, 50, 2);
+}
+
+/// Somebody deleted all that was on a disk, and was never asked whether that was meant.
+#[test]
+fn all_that_is_on_a_disk_is_deleted() {
+    check_on(DiskKind::Fat, Faults::All, 1_100_532, 50, 3);
+}
+
+/// A merge was, to the byte, what somebody had saved and overwritten before anybody knew of it.
+#[test]
+fn a_merge_that_is_what_was_overwritten() {
+    check_with(Faults::All, 870_070, 50, 2);
+}
+
 /// What an apply had removed was edited, as a crash had come before the record of it.
 #[test]
 fn what_stands_where_something_was_removed_before_a_crash() {

@@ -5,7 +5,9 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use pacsync_protocol::{Dep, DeviceId, Head, LogId, Seq, ShortHash, SpaceId, VersionVector, cbor};
+use pacsync_protocol::{
+    Dep, DeviceId, Head, Incarnation, LogId, Seq, ShortHash, SpaceId, VersionVector, cbor,
+};
 use redb::{ReadTransaction, ReadableTable};
 
 use crate::error::StoreError;
@@ -222,6 +224,32 @@ impl Store {
             }
         }
         Ok(true)
+    }
+
+    /// Whether a vector names a segment that is not applied here. Numbers do not tell: a fork has the
+    /// same ones twice, and is not known as one before both of its chains are here.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn lacks(&self, space: &SpaceId, vector: &VersionVector) -> Result<bool, StoreError> {
+        let no = self.space(space)?.no;
+        let tx = self.read()?;
+        let mut lives: BTreeMap<(DeviceId, Incarnation), Vec<(u32, Seq)>> = BTreeMap::new();
+        for (chain, record) in Chains::that(&tx, |record| record.space == no)?.chains {
+            let life = (record.id.device, record.id.incarnation);
+            lives.entry(life).or_default().push((chain, record.applied));
+        }
+        for (log, head) in vector.iter().filter(|(_, head)| head.seq > 0) {
+            let chains = lives.get(&(log.device, log.incarnation));
+            let mut found = false;
+            for (chain, applied) in chains.into_iter().flatten() {
+                found |= *applied >= head.seq && hash_in(&tx, *chain, head.seq)? == Some(head.hash);
+            }
+            if !found {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Heads by which a peer finds what it shares with this replica of a log: of every chain the

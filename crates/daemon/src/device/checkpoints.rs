@@ -261,9 +261,10 @@ impl Device {
                 continue;
             }
             for space in &peer.pruned {
-                let ours = self.store.applied(space)?;
-                let theirs = peer.session.peer_vector(space);
-                if theirs.is_none_or(|theirs| ours.covers(theirs)) {
+                let Some(theirs) = peer.session.peer_vector(space) else {
+                    continue;
+                };
+                if !self.store.lacks(space, theirs)? {
                     continue;
                 }
                 if self.may_give(&peer.device) {

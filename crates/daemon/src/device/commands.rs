@@ -507,7 +507,11 @@ impl Device {
         })
     }
 
-    fn deletes(
+    /// Lists or settles held deletes of a space, or of all; the answer lists what was held before.
+    ///
+    /// # Errors
+    /// The space is not known, or the store failed.
+    pub fn deletes(
         &mut self,
         space: Option<&str>,
         action: DeletesAction,

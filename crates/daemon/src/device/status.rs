@@ -61,9 +61,12 @@ impl Device {
             });
         }
         for (space, why) in &self.checkpoint_trouble {
-            let ours = self.store.applied(space)?;
             let vectors = self.peers.values().map(|p| p.session.peer_vector(space));
-            if vectors.flatten().any(|theirs| !ours.covers(theirs)) {
+            let mut lacks = false;
+            for theirs in vectors.flatten() {
+                lacks |= self.store.lacks(space, theirs)?;
+            }
+            if lacks {
                 problems.push(Problem {
                     path: TextPath::from_path(&self.root_of(space)?),
                     what: why.clone(),

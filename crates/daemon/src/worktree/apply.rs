@@ -181,10 +181,13 @@ impl Worktree {
     }
 
     /// Nodes that became others come before those: what is on disk under their names is then moved
-    /// and changed, not made anew beside it. Somebody may be writing to it.
+    /// and changed, not made anew beside it. Somebody may be writing to it. Those with nothing on disk
+    /// stay behind them: planned first, they would have the other made, and what stands under another
+    /// name would be taken for it while that is under way, and then forgotten.
     fn bring_forward_unified(&mut self, b: &Batch<'_>) -> Result<(), StoreError> {
         for at in 0..self.order.len().min(NODES_MAX) {
             if let Some(node) = self.order.get(at).copied()
+                && b.index.location(&node)?.is_some()
                 && b.tree.representative(&node)? != node
             {
                 self.order.remove(at);

@@ -176,6 +176,8 @@ pub struct Worktree {
     stalled: BTreeMap<NodeId, u64>,
     /// Those of them whose turn comes after another's, by that one.
     behind: BTreeMap<NodeId, BTreeSet<NodeId>>,
+    /// Nodes that wait for a look at a file that became one with them, and until when.
+    shrinking: BTreeMap<NodeId, u64>,
     circles: circles::Circles,
     faults: faults::Faults,
     breaker: breaker::Breaker,
@@ -589,6 +591,7 @@ impl Worktree {
             .collect();
         self.mark(due);
         if self.stalled.is_empty() {
+            self.shrinking.clear();
             self.behind.clear();
         }
     }

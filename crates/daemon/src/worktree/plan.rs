@@ -67,7 +67,7 @@ impl Worktree {
             }
             match self.rebind(b, node, rep)? {
                 Rebound::Done => {}
-                Rebound::InTheWay => return self.plan_removal(b, node),
+                Rebound::InTheWay => return self.plan_unified(b, node, rep),
                 Rebound::Emptying => {
                     self.mark([rep]);
                     return Ok(Plan::Wait);
@@ -77,7 +77,40 @@ impl Worktree {
         let Some(state) = b.tree.node(&rep)? else {
             return Ok(Plan::Done);
         };
+        if let Some(until) = self.shrinking.get(&rep).copied() {
+            if until > b.now.ms {
+                self.stalled.insert(rep, until);
+                return Ok(Plan::Wait);
+            }
+            self.shrinking.remove(&rep);
+        }
         self.plan_rep(b, packs, rng, rep, state)
+    }
+
+    /// A file that became another one, which is on disk, too, is to go. If it has gone by itself,
+    /// somebody deleted it: what it showed must not come up where the other stands before that is
+    /// taken in.
+    fn plan_unified(
+        &mut self,
+        b: &mut Batch<'_>,
+        node: NodeId,
+        rep: NodeId,
+    ) -> Result<Plan, StoreError> {
+        let Some((_, _, entry)) = b.index.entry_of(&node)? else {
+            return Ok(Plan::Done);
+        };
+        if entry.kind != Kind::Dir
+            && let Some(path) = path_of(&b.index, &node)?
+            && self.tracking.class(&path) != Class::Untracked
+            && matches!(self.disk.stat(&path), Ok(None))
+        {
+            let plan = self.after_look(node, path, super::VACATED_MS * 2, b.now);
+            if let Some(until) = self.stalled.get(&node) {
+                self.shrinking.insert(rep, *until);
+            }
+            return Ok(plan);
+        }
+        self.plan_removal(b, node)
     }
 
     fn plan_rep(
@@ -291,7 +324,11 @@ impl Worktree {
                 return Ok(self.after_look(node, path, super::SETTLE_MS, b.now));
             }
             Occupant::Node(other) => {
-                if self.faults.is_unshowable(&other) || self.stays(b, &other, &place)? {
+                let is_stuck = self.is_stuck(b, &other)?;
+                if is_stuck && state.kind == Kind::Dir && self.take_over(b, other, node, &place)? {
+                    return Ok(Plan::Again);
+                }
+                if is_stuck || self.faults.is_unshowable(&other) || self.stays(b, &other, &place)? {
                     return self.unshowable(b, packs, &state, &place.path, Unshowable::Taken);
                 }
                 if self.is_ring(b, node, other)?
@@ -762,7 +799,10 @@ impl Worktree {
             // Its name changes to one that this disk takes for the same.
             Occupant::Node(other) if other == node => None,
             Occupant::Node(other) => {
-                if self.faults.is_unshowable(&other) || self.stays(b, &other, &place)? {
+                if self.faults.is_unshowable(&other)
+                    || self.stays(b, &other, &place)?
+                    || self.is_stuck(b, &other)?
+                {
                     let why = Unshowable::Taken;
                     return self.stay(b, packs, rng, state, entry, from, &place.path, why);
                 }
@@ -944,6 +984,25 @@ impl Worktree {
             b.put(&rep, &name, &child)?;
         }
         Ok(Rebound::Done)
+    }
+
+    /// A dead directory that stands in another one's place and does not go, as what is in it keeps
+    /// its old name, is that other one from now on; false if it has another name.
+    fn take_over(
+        &mut self,
+        b: &mut Batch<'_>,
+        old: NodeId,
+        new: NodeId,
+        place: &Place,
+    ) -> Result<bool, StoreError> {
+        let location = b.index.location(&old)?;
+        if location.is_none_or(|(parent, name)| parent != place.parent || name != place.name) {
+            return Ok(false);
+        }
+        self.rebind(b, old, new)?;
+        self.mark_below(b, new)?;
+        self.mark([old]);
+        Ok(true)
     }
 }
 

@@ -138,6 +138,7 @@ impl Worktree {
             transfers: Default::default(),
             merging: Default::default(),
             stalled: Default::default(),
+            shrinking: Default::default(),
             behind: Default::default(),
             circles: Default::default(),
             faults: Default::default(),

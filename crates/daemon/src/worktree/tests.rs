@@ -678,3 +678,22 @@ fn a_move_replaces_no_file_that_has_got_the_number_of_the_moved_one() {
         .collect();
     assert_eq!(known, all(&[b"\0old", b"\0replaced", b"\0saved"]));
 }
+
+#[test]
+fn a_file_that_was_deleted_as_it_became_another_one_is_not_shown_there() {
+    let mut place = Place::new();
+    let goes = place.birth(2, "goes", Some(b"\0one"));
+    let edited = place.edit(&goes, b"\0two");
+    place.hear(&[&goes, &edited]);
+    // Placed later: both are where this one is.
+    let stays = place.birth(1, "stays", Some(b"\0three"));
+    place.hear(&[&stays]);
+    std::fs::remove_file(place.root.join("goes")).expect("removes");
+    let keys = Keys {
+        into: Some(stays.node),
+        ..Keys::default()
+    };
+    place.hear(&[&Row::new(goes.node, vec![goes.id()], keys)]);
+    place.rest();
+    assert_eq!(place.read("stays").as_deref(), Some("\0three"));
+}

@@ -103,6 +103,16 @@ impl Worktree {
         Ok(place.parent == parent && place.name == name && name != at.name)
     }
 
+    /// Whether a directory is dead and stays, as nothing is left in it but what keeps its old name.
+    pub(super) fn is_stuck(&self, b: &Batch<'_>, dir: &NodeId) -> Result<bool, StoreError> {
+        if !b.tree.node(dir)?.is_some_and(|state| state.dead) {
+            return Ok(false);
+        }
+        let below = b.index.children(dir)?;
+        let stays = |(_, entry): &(Vec<u8>, Entry)| self.faults.is_unshowable(&entry.node);
+        Ok(!below.is_empty() && below.iter().all(stays))
+    }
+
     /// This disk cannot show a node as the tree has it. Once its content is on this device all is
     /// done that can be done.
     pub(super) fn unshowable(

@@ -65,6 +65,9 @@ struct Replica {
     ever: BTreeSet<ContentId>,
     /// Contents that several rows have: a first join writes what the pac shows over its own.
     again: BTreeSet<ContentId>,
+    /// Contents that nobody but a merge has written. One may happen to be what somebody saved, too,
+    /// and overwrote before it got into the pac: the same line taken out of the same text.
+    merged: BTreeSet<ContentId>,
     /// Bytes of contents that rows carry.
     inline: BTreeMap<ContentId, Vec<u8>>,
     set_aside: BTreeSet<String>,
@@ -78,6 +81,7 @@ impl Replica {
             alive: BTreeMap::new(),
             ever: BTreeSet::new(),
             again: BTreeSet::new(),
+            merged: BTreeSet::new(),
             inline: BTreeMap::new(),
             set_aside: BTreeSet::new(),
             vector: String::new(),
@@ -89,10 +93,15 @@ impl Replica {
         let tx = store.read()?;
         let tree = TreeReader::open(&tx, space.no)?;
         let mut nodes = BTreeSet::new();
+        let mut saved = BTreeSet::new();
         for row in tree.rows()? {
             let (_, row) = row?;
             nodes.insert(row.node);
             if let Some(content) = row.keys.content {
+                match row.keys.merge {
+                    Some(_) => replica.merged.insert(content.id),
+                    None => saved.insert(content.id),
+                };
                 if !replica.ever.insert(content.id) {
                     replica.again.insert(content.id);
                 }
@@ -101,6 +110,7 @@ impl Replica {
                 }
             }
         }
+        replica.merged.retain(|content| !saved.contains(content));
         for node in nodes {
             if let Some(state) = tree.node(&node)?
                 && !state.dead
@@ -305,9 +315,14 @@ impl Unshowable {
     }
 
     /// Something that keeps its old name stands at a path: what is wanted there cannot show.
-    fn stands_at(&mut self, old: &str, replica: &Replica) {
-        if let Some((kind, content, _)) = replica.shown.get(old) {
-            self.things.insert((*kind, *content));
+    fn stands_at(&mut self, old: &str, found: Kind, replica: &Replica) {
+        match replica.shown.get(old) {
+            // Nor does what lies in it.
+            Some((Kind::Dir, ..)) if found != Kind::Dir => self.add(old, replica),
+            Some((kind, content, _)) => {
+                self.things.insert((*kind, *content));
+            }
+            None => {}
         }
         let folded = old.to_lowercase();
         let wanted = replica.shown.keys();
@@ -364,7 +379,9 @@ fn unlike(runner: &Runner, at: usize, replica: &Replica, disk: &Tree) -> Vec<Str
         }
         kept = now;
         for path in &kept {
-            unshowable.stands_at(path, replica);
+            if let Some((kind, ..)) = found.get(path) {
+                unshowable.stands_at(path, *kind, replica);
+            }
         }
     }
     let paths: BTreeSet<&String> = replica.shown.keys().chain(disk.keys()).collect();
@@ -732,6 +749,7 @@ fn versions(runner: &Runner, replicas: &BTreeMap<usize, Replica>) -> Result<(), 
                 if let Some(by) = &version.superseded
                     && !version.moved
                     && !joined
+                    && !replica.merged.contains(&keys.content_id(bytes))
                 {
                     zombies.push(format!(
                         "{path} shows version {} of d{} again ({by} had it before it)",

@@ -86,6 +86,8 @@ pub(crate) struct Network {
     pub(crate) liars: BTreeMap<usize, Liar>,
     /// When the last liar began to be honest.
     pub(crate) honest_ns: Option<u64>,
+    /// Parts of checkpoints that have arrived.
+    pub(crate) parts: u64,
     /// What waited on a lane although its session should have held back.
     pub(crate) overfull: Option<String>,
 }
@@ -101,6 +103,7 @@ impl Network {
             quiet_ns: 0,
             liars: BTreeMap::new(),
             honest_ns: None,
+            parts: 0,
             overfull: None,
         }
     }
@@ -295,6 +298,12 @@ impl World {
         let written = versions.filter_map(|version| version.bytes.as_ref());
         let bytes: u64 = written.map(|bytes| bytes.len() as u64).sum();
         4 * bytes * SECOND_NS / rate
+    }
+
+    /// How long so many frames may need that are each asked for when the one before is here.
+    pub(crate) fn time_for_round_trips(&self, count: u64) -> u64 {
+        let links = self.net.links;
+        count * 2 * (links.latency_ns + links.jitter_ns)
     }
 
     /// A frame has left; true if its lane has just emptied.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
+use pacsync_daemon::control::DeletesAction;
 use pacsync_daemon::control::api::KeepRequest;
 use pacsync_daemon::disk::FsEvent;
 use pacsync_daemon::net::{CloseReason, ConnId, ConnectFailure, Direction, Lane, PeerStanding};
@@ -182,6 +183,8 @@ struct Since {
     connected_ns: Option<u64>,
     /// When one told of a problem that is in the way, the last time.
     trouble_ns: u64,
+    /// Parts of checkpoints that had come before.
+    parts: u64,
 }
 
 fn broken(invariant: &'static str, details: Vec<String>) -> Failure {
@@ -624,7 +627,9 @@ impl Runner {
                 *self.received.entry((at, lane)).or_default() += bytes.len() as u64;
                 // A part of a checkpoint, by its type.
                 if bytes.starts_with(&[0x82, 15]) {
-                    lock(&self.world).counts.add("checkpoint part");
+                    let mut world = lock(&self.world);
+                    world.counts.add("checkpoint part");
+                    world.net.parts += 1;
                 }
                 self.call(at, |device, now| {
                     device.frame(ConnId::from_number(conn), lane, bytes, now)
@@ -841,10 +846,16 @@ impl Runner {
         let begin = lock(&self.world).clock_ns;
         let steps = self.steps;
         let mut calm = 0;
-        let mut since = Since::default();
+        let mut since = Since {
+            parts: lock(&self.world).net.parts,
+            ..Since::default()
+        };
         loop {
             self.run_for(700 * MS)?;
             check::status(self)?;
+            if self.confirm_deletes()? {
+                since.trouble_ns = lock(&self.world).clock_ns;
+            }
             self.check_promptness(when, begin, &mut since)?;
             calm = if self.is_at_rest()? { calm + 1 } else { 0 };
             // Longer than anything waits before it is looked at again.
@@ -865,6 +876,26 @@ impl Runner {
         }
     }
 
+    /// Whoever is asked whether so much is to be deleted says yes; true if somebody was.
+    fn confirm_deletes(&mut self) -> Result<bool, Failure> {
+        let mut any = false;
+        let nodes: Vec<usize> = self.nodes.keys().copied().collect();
+        for at in nodes {
+            let held = self.call(at, |device, now| {
+                let status = device.status(now)?;
+                Ok(status.spaces.iter().any(|space| space.held_deletes > 0))
+            })?;
+            if held == Some(true) {
+                lock(&self.world).say(format!("d{at} user confirms deletes"));
+                self.call(at, |device, now| {
+                    Ok(device.deletes(None, DeletesAction::Apply, now).is_ok())
+                })?;
+                any = true;
+            }
+        }
+        Ok(any)
+    }
+
     /// All are connected soon, and soon after that in step.
     fn check_promptness(
         &mut self,
@@ -876,7 +907,10 @@ impl Runner {
             let world = lock(&self.world);
             let edited = world.hosts.iter().map(|host| host.edited_ns);
             let calm = edited.fold(begin.max(world.net.quiet_ns), u64::max);
-            (world.clock_ns, calm, world.time_for_all_bytes())
+            // Parts are tiny here, so that there are several of them.
+            let round_trips = world.time_for_round_trips(world.net.parts - seen.parts);
+            let slow = world.time_for_all_bytes() + round_trips;
+            (world.clock_ns, calm, slow)
         };
         let apart = match seen.connected_ns {
             Some(_) => None,

@@ -331,6 +331,11 @@ impl World {
     pub(crate) fn pass(&mut self, ms: u64) {
         let ns = ms * 1_000_000;
         self.clock_ns += ns;
+        // Nobody has had this time to see an edit, or through a lie.
+        for host in &mut self.hosts {
+            host.edited_ns += ns;
+        }
+        self.net.honest_ns = self.net.honest_ns.map(|at| at + ns);
         let queue = std::mem::take(&mut self.queue);
         self.queue = queue
             .into_iter()

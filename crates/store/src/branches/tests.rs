@@ -136,6 +136,20 @@ proptest! {
         }
     }
 
+    /// The other chain of a fork is lacked, whatever its numbers are, until it is here.
+    #[test]
+    fn the_other_chain_is_lacked(seed: u64) {
+        let mut pac = forked(seed);
+        let vectors = [0, 2].map(|who| pac.state(who).vector);
+        let lacks = |pac: &Pac, who: usize, vector| pac.stores[who].lacks(&SPACE, vector).expect("reads");
+        prop_assert!(lacks(&pac, 0, &vectors[1]) && lacks(&pac, 2, &vectors[0]));
+        prop_assert!(!lacks(&pac, 0, &vectors[0]) && !lacks(&pac, 2, &vectors[1]));
+        settle(&mut pac, &[0, 1, 2]);
+        for vector in &vectors {
+            prop_assert!(!lacks(&pac, 0, vector) && !lacks(&pac, 2, vector));
+        }
+    }
+
     /// A checkpoint has all branches, for who has none of them, one, or both in another order; and
     /// what is written on top of it finds the same past everywhere.
     #[test]
