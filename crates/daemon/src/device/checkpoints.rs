@@ -162,10 +162,11 @@ impl Device {
         let builder = if part == 0 {
             let (device, theirs) = (peer.device, peer.session.peer_vector(&space));
             // Who has something, and not all that is stable, may have the beginnings of what is left
-            // out: it is a replica that was put back.
+            // out: it is a replica that was put back. Of forked logs numbers do not tell.
             let theirs = theirs.filter(|theirs| !theirs.is_empty()).cloned();
             let mut stable = self.stable_if(&space, Some(device))?.vector;
-            if theirs.is_some_and(|theirs| !theirs.covers(&stable)) {
+            let forked = !self.store.forked()?.is_empty();
+            if theirs.is_some_and(|theirs| forked || !theirs.covers(&stable)) {
                 stable = VersionVector::new();
             }
             let begun = self
