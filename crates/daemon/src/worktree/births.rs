@@ -1,6 +1,8 @@
 //! What was found on disk becomes rows: a new file is born, moved here or met, a missing one is
 //! buried.
 
+use std::collections::BTreeSet;
+
 use pacsync_protocol::crypto::{Entropy, random};
 use pacsync_protocol::row::{Keys, Kind, Life, Name, Row};
 use pacsync_protocol::{NodeId, RowId};
@@ -19,6 +21,22 @@ enum Met {
     Bound(Read, RowId),
     /// A node of its own; `one` if the two are to become one with concurrent contents.
     Beside { read: Option<Read>, one: bool },
+}
+
+/// Where another node stands that was unified into this one.
+fn another_of(
+    b: &Batch<'_>,
+    node: &NodeId,
+) -> Result<Option<(NodeId, Vec<u8>, Entry)>, StoreError> {
+    let mut seen = BTreeSet::from([*node]);
+    for past in b.tree.rows_of_node(node)? {
+        if seen.insert(past.row.node)
+            && let Some(found) = b.index.entry_of(&past.row.node)?
+        {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
 }
 
 impl Worktree {
@@ -374,10 +392,10 @@ impl Worktree {
                 continue;
             };
             let elsewhere = match node == entry.node {
-                true => None,
+                true => another_of(b, &node)?,
                 false => b.index.entry_of(&node)?,
             };
-            // What it was unified into stands at another place: of this one only a version that
+            // What it was unified with stands at another place: of this one only a version that
             // the other does not have is gone.
             let lives_on = elsewhere.as_ref().is_some_and(|(_, _, other)| {
                 entry.kind == Kind::Dir || entry.row.is_none() || other.content == entry.content
