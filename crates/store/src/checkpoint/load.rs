@@ -27,8 +27,8 @@ use crate::txn::{BRANCHES_MAX, LIVES_MAX, Txn};
 pub enum Takes {
     /// Everything.
     All,
-    /// Rows, and only if all segments that they came in are held here: for checkpoints by who may
-    /// write what it likes, but not say what others wrote.
+    /// Rows, and only if all segments that they came in are held here, and nothing follows from what
+    /// is not in it: for checkpoints by who may write what it likes, but not say what others wrote.
     Rows,
 }
 
@@ -226,7 +226,9 @@ impl Txn<'_> {
             .open_table(STARTED_FROM)?
             .insert(space.no, header.bytes())?;
         self.apply(now_ms, rng)?;
-        self.bury(&says.space, &dead, &ends, now_ms, rng)?;
+        if takes == Takes::All {
+            self.bury(&says.space, &dead, &ends, now_ms, rng)?;
+        }
         Ok(Ok(()))
     }
 

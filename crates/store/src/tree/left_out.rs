@@ -130,6 +130,12 @@ impl TreeReader {
             let (Some(one), Some(other)) = (of.get(&one).copied(), of.get(&other).copied()) else {
                 continue;
             };
+            // The smaller one goes into the other.
+            let len = |of: &NodeId| components.get(of).map_or(0, BTreeSet::len);
+            let (one, other) = match len(&one) < len(&other) {
+                true => (other, one),
+                false => (one, other),
+            };
             if one != other
                 && let Some(nodes) = components.remove(&other)
             {
@@ -137,14 +143,16 @@ impl TreeReader {
                 components.entry(one).or_default().extend(nodes);
             }
         }
-        for nodes in components.into_values() {
+        let mut dirs: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
+        for (_, row) in &within {
+            if let (Some(at), Some(of)) = (&row.keys.at, of.get(&row.node)) {
+                dirs.entry(*of).or_default().insert(at.parent);
+            }
+        }
+        for (of, nodes) in components {
             if nodes.is_disjoint(&stays) {
-                let rows = within.iter().filter(|(_, row)| nodes.contains(&row.node));
-                let dirs = rows.filter_map(|(_, row)| Some(row.keys.at.as_ref()?.parent));
-                gone.push(Gone {
-                    dirs: dirs.collect(),
-                    nodes,
-                });
+                let dirs = dirs.remove(&of).unwrap_or_default();
+                gone.push(Gone { nodes, dirs });
             }
         }
         Ok(())
