@@ -403,7 +403,7 @@ fn a_transfer_that_gets_neither_to_its_place_nor_back() {
     check_on(DiskKind::Fat, Faults::All, 830_058, 40, 3);
 }
 
-/// Rows of it are taken from a member, too, as nobody else has them.
+/// Once an admin is there who has all rows of it.
 #[test]
 fn what_a_new_device_started_without_comes_back() {
     check_story(the_left_out_come_back, 1..=6);

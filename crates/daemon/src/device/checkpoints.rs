@@ -7,7 +7,7 @@ use pacsync_protocol::session::Input;
 use pacsync_protocol::stable::{Own, Stable, Unsaid, stable};
 use pacsync_protocol::{DeviceId, Head, LogId, SpaceId, VersionVector};
 use pacsync_store::StoreError;
-use pacsync_store::checkpoint::{Builder, Takes, Verdict};
+use pacsync_store::checkpoint::{Builder, LoadError, Verdict};
 
 use super::Device;
 use crate::net::{CloseCode, ConnId, PeerStanding};
@@ -160,15 +160,13 @@ impl Device {
             return Ok(NONE);
         }
         let builder = if part == 0 {
-            let (device, theirs) = (peer.device, peer.session.peer_vector(&space));
-            // Who has something, and not all that is stable, may have the beginnings of what is left
-            // out: it is a replica that was put back. Of forked logs numbers do not tell.
-            let theirs = theirs.filter(|theirs| !theirs.is_empty()).cloned();
-            let mut stable = self.stable_if(&space, Some(device))?.vector;
-            let forked = !self.store.forked()?.is_empty();
-            if theirs.is_some_and(|theirs| forked || !theirs.covers(&stable)) {
-                stable = VersionVector::new();
-            }
+            // Who has something may have the beginnings of what could be left out: it gets all.
+            let device = peer.device;
+            let theirs = peer.session.peer_vector(&space);
+            let stable = match theirs.is_none_or(|theirs| theirs.is_empty()) {
+                true => self.stable_if(&space, Some(device))?.vector,
+                false => VersionVector::new(),
+            };
             let begun = self
                 .store
                 .checkpoint(&space, stable, now.ms, &mut *self.rng);
@@ -275,12 +273,14 @@ impl Device {
                 }
             }
             for space in &self.lacking {
+                if peer.session.peer_vector(space).is_none() {
+                    continue;
+                }
                 let asked = peer.rows_asked.get(space);
-                if asked.is_none_or(|(_, until)| now.ms >= *until)
-                    && peer.session.peer_vector(space).is_some()
-                {
-                    let rank = self.may_give(&peer.device);
-                    of_rows = of_rows.max(Some((rank, *conn, *space)));
+                if !self.may_give(&peer.device) {
+                    nobody = Some((*space, peer.device));
+                } else if asked.is_none_or(|(_, until)| now.ms >= *until) {
+                    of_rows = Some((*conn, *space));
                 }
             }
         }
@@ -289,7 +289,7 @@ impl Device {
             self.want_due = Some(self.want_due.map_or(again, |due| due.min(again)));
         }
         if wanted.is_none()
-            && let Some((_, conn, space)) = of_rows
+            && let Some((conn, space)) = of_rows
             && let Some(peer) = self.peers.get_mut(&conn)
         {
             let (times, until) = peer.rows_asked.entry(space).or_default();
@@ -351,6 +351,11 @@ impl Device {
             }
             (Ok(()), Place::Last) => {
                 self.checkpoint_trouble.remove(&space);
+                if !self.lacking.contains(&space) {
+                    for peer in self.peers.values_mut() {
+                        peer.rows_asked.remove(&space);
+                    }
+                }
             }
             (Err(failed), _) => {
                 let mut txn = self.store.begin()?;
@@ -407,7 +412,7 @@ impl Device {
             if says.space != space || Some(says.device) != device || taking.next != 0 {
                 return refused("it is another device's, or of another space");
             }
-            if !self.may_give(&says.device) && !self.lacking.contains(&space) {
+            if !self.may_give(&says.device) {
                 return refused("it is of a device whose checkpoints are not taken");
             }
             let roster = self.store.applied(&self.store.roster_space())?;
@@ -420,21 +425,15 @@ impl Device {
         let Some(header) = &taking.header else {
             return refused("it has no header");
         };
-        let trusted = self.may_give(&header.header().device);
         let mut txn = self.store.begin()?;
         txn.stage_part(&space, taking.next, bytes)?;
         if place == Place::Within {
             txn.commit_lazily()?;
             return Ok(Ok(()));
         }
-        let takes = match trusted {
-            true => Takes::All,
-            false => Takes::Rows,
-        };
-        match txn.load(header, takes, now.ms, &mut *self.rng)? {
+        match txn.load(header, now.ms, &mut *self.rng)? {
             Ok(()) => {}
-            // More of it has come there meanwhile than is held here.
-            Err(_) if takes == Takes::Rows => return Ok(Err(Failed::Later)),
+            Err(LoadError::Older) => return Ok(Err(Failed::Later)),
             Err(error) => return Ok(Err(Failed::Refused(error.to_string()))),
         }
         self.lacking.remove(&space);

@@ -23,20 +23,16 @@ enum Met {
     Beside { read: Option<Read>, one: bool },
 }
 
-/// Where another node stands that was unified into this one.
-fn another_of(
-    b: &Batch<'_>,
-    node: &NodeId,
-) -> Result<Option<(NodeId, Vec<u8>, Entry)>, StoreError> {
-    let mut seen = BTreeSet::from([*node]);
-    for past in b.tree.rows_of_node(node)? {
-        if seen.insert(past.row.node)
-            && let Some(found) = b.index.entry_of(&past.row.node)?
-        {
-            return Ok(Some(found));
-        }
+/// The entries of the nodes that are one with a node, but for that of `known`.
+fn others_of(b: &Batch<'_>, node: &NodeId, known: &NodeId) -> Result<Vec<Entry>, StoreError> {
+    let mut nodes = BTreeSet::from([*node]);
+    nodes.extend(b.tree.rows_of_node(node)?.iter().map(|past| past.row.node));
+    nodes.remove(known);
+    let mut others = vec![];
+    for node in nodes {
+        others.extend(b.index.entry_of(&node)?.map(|(_, _, entry)| entry));
     }
-    Ok(None)
+    Ok(others)
 }
 
 impl Worktree {
@@ -391,19 +387,19 @@ impl Worktree {
             let Some(state) = b.tree.node(&node)? else {
                 continue;
             };
-            let elsewhere = match node == entry.node {
-                true => another_of(b, &node)?,
-                false => b.index.entry_of(&node)?,
-            };
-            // What it was unified with stands at another place: of this one only a version that
-            // the other does not have is gone.
-            let lives_on = elsewhere.as_ref().is_some_and(|(_, _, other)| {
-                entry.kind == Kind::Dir || entry.row.is_none() || other.content == entry.content
-            });
-            if state.dead || lives_on {
+            if state.dead {
                 continue;
             }
-            if elsewhere.is_none() {
+            let others = others_of(b, &node, &entry.node)?;
+            // What it was unified with stands at another place: of this one only a version that
+            // the other does not have is gone.
+            let lives_on = others.iter().any(|other| {
+                entry.kind == Kind::Dir || entry.row.is_none() || other.content == entry.content
+            });
+            if lives_on {
+                continue;
+            }
+            if others.is_empty() {
                 b.left.insert(node);
             }
             let past = b.tree.past_for_edit(&node, entry.row.as_ref())?;

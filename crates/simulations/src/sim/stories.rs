@@ -83,7 +83,7 @@ pub fn home_put_back(seed: u64, detail: Detail) -> Outcome {
 }
 
 /// What an admin and a member deleted goes with all that is known of it: a new device starts without it.
-/// Then the member brings it back, while the admin, who could tell all of it, is away.
+/// Then the member brings it back while the admin, from whom alone all of it is taken, is away for a while.
 pub fn the_left_out_come_back(seed: u64, detail: Detail) -> Outcome {
     let setup = Setup {
         seed,
@@ -279,6 +279,21 @@ impl Runner {
             let path = ROOT.into();
             device.command(Command::Restore { path, order, reply }, now)
         })?;
+        self.run_for(PRUNED_NS)?;
+        let told = self.call(2, |device, now| {
+            let status = device.status(now)?;
+            let named = |what: &str| what.contains("is taken from an admin");
+            Ok(status.problems.iter().any(|p| named(&p.what)))
+        })?;
+        if told != Some(true) {
+            return Err(broken(
+                "who waits says so",
+                "nothing is said of what is lacking".into(),
+            ));
+        }
+        self.nodes.extend(admin.map(|admin| (0, admin)));
+        self.start(0)?;
+        self.heal()?;
         self.rest("when all of it is back")?;
         let count = match restored.try_recv() {
             Ok(Ok(report)) => report.restored.len(),
@@ -299,10 +314,6 @@ impl Runner {
                 ),
             ));
         }
-        self.nodes.extend(admin.map(|admin| (0, admin)));
-        self.start(0)?;
-        self.heal()?;
-        self.rest("when the admin is back")?;
         self.check_calm()
     }
 

@@ -11,7 +11,7 @@ use pacsync_protocol::segment::Entry;
 use pacsync_protocol::{Head, LogId, NodeId, SegmentHash, Seq, SpaceId, cbor};
 use redb::ReadableTable;
 
-use super::{LEFT_OUT, LoadError, NAMED, PARTS, STARTED_FROM};
+use super::{LoadError, NAMED, PARTS, STARTED_FROM};
 use crate::documents::{self, DocumentId};
 use crate::error::StoreError;
 use crate::replica::NewSegment;
@@ -21,16 +21,6 @@ use crate::tables::{
 };
 use crate::tree::{Carrier, Ends, TreeError, TreeTables, is_within};
 use crate::txn::{BRANCHES_MAX, LIVES_MAX, Txn};
-
-/// What is taken of a checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Takes {
-    /// Everything.
-    All,
-    /// Rows, and only if all segments that they came in are held here, and nothing follows from what
-    /// is not in it: for checkpoints by who may write what it likes, but not say what others wrote.
-    Rows,
-}
 
 /// Outer: the store failed. Inner: the checkpoint is refused.
 type Loaded<T> = Result<Result<T, LoadError>, StoreError>;
@@ -158,7 +148,6 @@ impl Txn<'_> {
     pub fn load(
         &mut self,
         header: &VerifiedHeader,
-        takes: Takes,
         now_ms: u64,
         rng: &mut dyn Entropy,
     ) -> Loaded<()> {
@@ -206,10 +195,13 @@ impl Txn<'_> {
         }
         check!(loading.end_of_logs(header));
         check!(loading.end_of_segments());
-        if takes == Takes::Rows && !loading.longer.is_empty() {
-            refuse!("it has segments that are not held here");
-        }
         check!(self.take_stable(&mut loading, header));
+        let ends = loading.ends();
+        let knows = |(no, seq): (&u32, &Seq)| ends.get(no).is_some_and(|end| end >= seq);
+        if !self.left_out_before(space.no)?.iter().all(knows) {
+            // It may have what died since as if it lived.
+            return Ok(Err(LoadError::Older));
+        }
         loading.log = 0;
         for number in 0..parts {
             let items = check!(self.items(space.no, header, key, number, parts));
@@ -226,9 +218,7 @@ impl Txn<'_> {
             .open_table(STARTED_FROM)?
             .insert(space.no, header.bytes())?;
         self.apply(now_ms, rng)?;
-        if takes == Takes::All {
-            self.bury(&says.space, &dead, &ends, now_ms, rng)?;
-        }
+        self.bury(&says.space, &dead, &ends, now_ms, rng)?;
         Ok(Ok(()))
     }
 
@@ -267,12 +257,12 @@ impl Txn<'_> {
         rng: &mut dyn Entropy,
     ) -> Result<(), StoreError> {
         let own = self.store.identity().keys.sign.id();
-        if nodes.is_empty() || !self.roster().may_write(&own, space) {
+        if nodes.is_empty() {
             return Ok(());
         }
         let no = self.space(space)?.no;
         let mut lives = false;
-        let mut graves: BTreeMap<NodeId, Entry> = BTreeMap::new();
+        let mut graves: BTreeMap<NodeId, Vec<Entry>> = BTreeMap::new();
         {
             let tree = self.tree(no)?;
             for node in nodes {
@@ -291,15 +281,21 @@ impl Txn<'_> {
                         life: Some(Life::Dead),
                         ..Keys::default()
                     };
-                    let row = Row::new(state.id, state.heads, keys);
-                    graves.insert(state.id, Entry::Row(row.to_bytes()));
+                    let rows = tree.write_over(&state.id, &keys)?;
+                    let entries = rows.iter().map(|row| Entry::Row(row.to_bytes()));
+                    graves.insert(state.id, entries.collect::<Vec<_>>());
                 }
             }
         }
-        if lives {
+        let may = self.roster().may_write(&own, space);
+        if lives || !may {
             self.out.lacking.insert(*space);
         }
-        self.append(space, graves.into_values().collect(), now_ms, rng)
+        if !may {
+            return Ok(());
+        }
+        let graves = graves.into_values().flatten().collect();
+        self.append(space, graves, now_ms, rng)
     }
 
     fn chains_of(&self, space: u32) -> Result<BTreeMap<u32, LogRecord>, StoreError> {
@@ -708,13 +704,8 @@ impl Txn<'_> {
             }
         }
         self.derive_frontier(loading.space)?;
-        {
-            let mut table = self.tx.open_table(LEFT_OUT)?;
-            for (no, seq) in &loading.stable {
-                let key = (loading.space, *no);
-                let before = table.get(key)?.map_or(0, |seq| seq.value());
-                table.insert(key, before.max(*seq))?;
-            }
+        for (no, seq) in &loading.stable {
+            self.leave_out(loading.space, *no, *seq)?;
         }
         let mut table = self.tx.open_table(SPACES)?;
         let stored = table.get(loading.space)?.map(|b| b.value().to_vec());

@@ -19,11 +19,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pacsync_protocol::checkpoint::{CheckpointError, Header};
 use pacsync_protocol::crypto::{RunningHash, domain};
-use pacsync_protocol::{NodeId, SpaceId, cbor};
+use pacsync_protocol::{NodeId, Seq, SpaceId, cbor};
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 
 pub use build::Builder;
-pub use load::Takes;
 pub use prune::Pruned;
 
 use crate::branches::SpaceLogs;
@@ -66,6 +65,9 @@ pub enum LoadError {
     /// A log in it and the same log here are not the same.
     #[error("a log in it differs from the one that is held here")]
     Fork,
+    /// It ends before something that was left out of what this replica began with.
+    #[error("it is older than what this device started from")]
+    Older,
     /// This device has no key for it yet.
     #[error("this device has no key for it")]
     NoKey,
@@ -127,6 +129,10 @@ impl Store {
         if found != header.vector.len() {
             return Ok(Verdict::Unknown);
         }
+        // Something may be lacking here, too.
+        if !left_out_before(&tx, no)?.is_empty() {
+            return Ok(Verdict::Unknown);
+        }
         let logs = SpaceLogs::of(self.read()?, no)?;
         let (stable, true) = logs.ends(&header.stable)? else {
             return Ok(Verdict::Unknown);
@@ -136,8 +142,6 @@ impl Store {
         let rows = rows_root(tree.carried()?, &heads, &left_out)?;
         Ok(match rows == *header.rows {
             true => Verdict::Same,
-            // Something may be lacking here too.
-            false if !left_out_before(&tx, no)?.is_empty() => Verdict::Unknown,
             false => Verdict::Differs,
         })
     }
@@ -145,7 +149,10 @@ impl Store {
 
 /// What was stable when what is not here was left out.
 fn left_out_before(tx: &ReadTransaction, space: u32) -> Result<Ends, StoreError> {
-    let table = tx.open_table(LEFT_OUT)?;
+    ends_in(&tx.open_table(LEFT_OUT)?, space)
+}
+
+fn ends_in(table: &impl ReadableTable<(u32, u32), u64>, space: u32) -> Result<Ends, StoreError> {
     let mut ends = Ends::new();
     for item in table.range((space, 0)..=(space, u32::MAX))? {
         let (key, seq) = item?;
@@ -155,6 +162,18 @@ fn left_out_before(tx: &ReadTransaction, space: u32) -> Result<Ends, StoreError>
 }
 
 impl Txn<'_> {
+    fn left_out_before(&self, space: u32) -> Result<Ends, StoreError> {
+        ends_in(&self.tx.open_table(LEFT_OUT)?, space)
+    }
+
+    /// Notes that a row about a node that is lacking was left out, in the segment that ends there.
+    pub(crate) fn leave_out(&self, space: u32, log: u32, last: Seq) -> Result<(), StoreError> {
+        let mut table = self.tx.open_table(LEFT_OUT)?;
+        let before = table.get((space, log))?.map_or(0, |seq| seq.value());
+        table.insert((space, log), before.max(last))?;
+        Ok(())
+    }
+
     /// Whether rows about nodes that are dead for good may be lacking of a space.
     pub(crate) fn lacks_rows(&self, space: u32) -> Result<bool, StoreError> {
         let table = self.tx.open_table(LEFT_OUT)?;

@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::{Builder, LoadError, Takes, Verdict};
+use super::{Builder, LoadError, Verdict};
 use crate::documents::{Setting, Settings, settings_id};
 use crate::replica::{Identity, Store};
 use crate::tree::{NodeState, TreeReader};
@@ -325,8 +325,7 @@ impl Pac {
             txn.commit().expect("commits");
         }
         let mut txn = self.stores[to].begin().expect("begins");
-        txn.load(header, Takes::All, 1, &mut self.rng)
-            .expect("reads")?;
+        txn.load(header, 1, &mut self.rng).expect("reads")?;
         txn.commit().expect("commits");
         Ok(())
     }

@@ -33,14 +33,13 @@ struct Gone {
 impl TreeReader {
     /// The nodes that a checkpoint of all up to `ends` leaves out, `stable` being stable.
     ///
-    /// Cost: one look at every node, and one at every row if a directory is among the dead.
+    /// Cost: one look at every node, and one at every row if there are any.
     pub(crate) fn left_out(
         &self,
         ends: &Ends,
         stable: &Ends,
     ) -> Result<BTreeSet<NodeId>, TreeError> {
         let mut gone = vec![];
-        let mut has_dirs = false;
         if stable.is_empty() {
             return Ok(BTreeSet::new());
         }
@@ -48,20 +47,18 @@ impl TreeReader {
             let (_, Slot::Group(group)) = item? else {
                 continue;
             };
-            if group.deads.is_empty() {
+            if group.deads.is_empty() || matches!(group.kind, Kind::Other(_)) {
                 continue;
             }
             let rows = self.rows_of(&group.heads)?;
-            let before = gone.len();
             self.gone_of(&rows, ends, stable, &mut gone)?;
-            has_dirs |= gone.len() > before && group.kind == Kind::Dir;
         }
         let mut place: BTreeMap<NodeId, usize> = BTreeMap::new();
         for (at, component) in gone.iter().enumerate() {
             place.extend(component.nodes.iter().map(|node| (*node, at)));
         }
         let mut named = vec![];
-        if has_dirs {
+        if !place.is_empty() {
             for item in self.rows()? {
                 let (id, row) = item?;
                 if let Some(at) = &row.keys.at

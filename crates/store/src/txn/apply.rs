@@ -118,6 +118,9 @@ impl Txn<'_> {
                 self.out.lacking.insert(space.id);
                 return Ok(false);
             };
+            if !graves.is_empty() {
+                self.leave_out(space.no, no, header.last())?;
+            }
             let nodes = self.take_entries(&space, no, header, entries, &graves)?;
             self.note_arrival(space.no, no, header, &nodes, now_ms)?;
         }
