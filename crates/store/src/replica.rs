@@ -73,6 +73,7 @@ pub struct Store {
     pub(crate) roster: Roster,
     pub(crate) roster_space: SpaceId,
     pub(crate) spaces: BTreeMap<SpaceId, Space>,
+    copied: bool,
 }
 
 impl Store {
@@ -117,6 +118,7 @@ impl Store {
             roster,
             roster_space,
             spaces: BTreeMap::new(),
+            copied: false,
         };
         store.reload()?;
         Ok(store)
@@ -201,7 +203,13 @@ impl Store {
             txn.renew(rng)?;
         }
         txn.commit()?;
-        Ok(before.is_some())
+        self.copied = before.is_some();
+        Ok(self.copied)
+    }
+
+    /// Whether the database turned out to be a copy when it was opened.
+    pub fn is_copied(&self) -> bool {
+        self.copied
     }
 
     /// Begins the one write transaction.

@@ -158,7 +158,7 @@ fn time(time_ms: u64) -> String {
         .ok()
         .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
         .map_or_else(String::new, |time| {
-            time.strftime("%Y-%m-%d %H:%M UTC").to_string()
+            time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
         })
 }
 
@@ -224,8 +224,8 @@ mod tests {
             Some(
                 &[
                     "/home/me/a\\nb (space home)",
-                    "  *  aaaaaaaa  file  laptop (mine)  2026-11-22 00:00 UTC  1.5 KiB  here",
-                    "     bbbbbbbb  file  laptop         2026-11-22 00:00 UTC  1.5 KiB  on desk\\ntop",
+                    "  *  aaaaaaaa  file  laptop (mine)  2026-11-22 00:00:00 UTC  1.5 KiB  here",
+                    "     bbbbbbbb  file  laptop         2026-11-22 00:00:00 UTC  1.5 KiB  on desk\\ntop",
                     "and 2 paths more",
                 ][..]
             ),

@@ -1,5 +1,6 @@
 //! `log`, `restore`, `undo`: earlier versions of files.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -28,7 +29,7 @@ pub(crate) struct LogArgs {
 
     /// Only so many of the newest
     #[arg(short = 'n', long, value_name = "COUNT")]
-    limit: Option<usize>,
+    limit: Option<NonZeroUsize>,
 }
 
 #[derive(Debug, Args)]
@@ -124,7 +125,7 @@ fn time(text: &str, now: &Zoned) -> Option<Timestamp> {
 pub(crate) async fn log(context: &Context, args: &LogArgs) -> Result<(), CliError> {
     let request = LogRequest {
         path: PathArg::from_path(&paths::absolute_deleted(&args.path)?),
-        limit: args.limit,
+        limit: args.limit.map(NonZeroUsize::get),
     };
     let asked = context.client.post("/v1/log", &request);
     let report: LogReport = progress::shown(&context.client, "looking", asked).await?;

@@ -50,11 +50,11 @@ pub(crate) struct SpaceKeepArgs {
     name: String,
 
     /// Texts of up to 1 MiB: `forever`, or days as in 90d
-    #[arg(long, value_name = "LENGTH")]
+    #[arg(long, value_name = "LENGTH", allow_hyphen_values = true)]
     text: Option<KeepFor>,
 
     /// All else: `forever`, or days as in 30d
-    #[arg(long, value_name = "LENGTH")]
+    #[arg(long, value_name = "LENGTH", allow_hyphen_values = true)]
     rest: Option<KeepFor>,
 
     /// How much of a device's disk all else may take, in percent: the oldest goes first

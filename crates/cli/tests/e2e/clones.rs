@@ -134,6 +134,21 @@ fn a_copied_home_and_the_original_run_at_the_same_time() {
         0
     );
     assert_eq!(c.conflicts(), 0);
+    // The copy says what it is, and who has met both.
+    let says = |device: &Device| {
+        device.status()["notices"]
+            .to_string()
+            .contains("was copied")
+    };
+    assert!(says(&copy));
+    assert!(!says(&a));
+    let status = c.status();
+    assert_eq!(status["forks"][0]["device"]["name"], "a", "{status}");
+    let what = status["needs_user"][0]["what"].to_string();
+    assert!(
+        what.contains("the key of a is in use in two places"),
+        "{what}"
+    );
 }
 
 #[test]

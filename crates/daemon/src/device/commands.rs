@@ -615,7 +615,10 @@ impl Device {
             } else {
                 CheckResult::Ok
             },
-            format!("listens on {} addresses", listen.len()),
+            match listen.len() {
+                1 => "listens on 1 address".into(),
+                count => format!("listens on {count} addresses"),
+            },
             None,
         );
         for (space, worktree) in &self.worktrees {

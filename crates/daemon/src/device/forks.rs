@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use pacsync_protocol::session::{Input, Refusal};
-use pacsync_protocol::{Dep, Head, LogId, SpaceId};
+use pacsync_protocol::{Dep, DeviceId, Head, LogId, SpaceId};
 use pacsync_store::{Committed, StoreError};
 
 use super::Device;
@@ -165,14 +165,7 @@ impl Device {
             self.event(EventKind::Renewed);
         }
         for (_, device) in &committed.forked {
-            if self.shown_forks.insert(*device) {
-                let name = self.device_name(device);
-                tracing::warn!(device = %device.short(), name, "its key is in use in two places");
-                self.event(EventKind::Forked {
-                    device: device.to_string(),
-                    name,
-                });
-            }
+            self.show_fork(device);
         }
         for space in forked {
             let vector = self.store.held(space)?;
@@ -192,10 +185,30 @@ impl Device {
         Ok(())
     }
 
+    fn show_fork(&mut self, device: &DeviceId) {
+        if self.shown_forks.insert(*device) {
+            let name = self.device_name(device);
+            tracing::warn!(device = %device.short(), name, "its key is in use in two places");
+            self.event(EventKind::Forked {
+                device: device.to_string(),
+                name,
+            });
+        }
+    }
+
+    /// Two replicas with the key of a device are connected.
+    pub(super) fn note_twins(&mut self, device: &DeviceId, now: Now) {
+        if !self.twins.contains_key(device) {
+            self.twins.insert(*device, now.ms);
+            self.show_fork(device);
+        }
+    }
+
     /// Devices whose key is in use in two places.
     pub(super) fn forks(&self) -> Result<Vec<Fork>, StoreError> {
-        let forked = self.store.forked()?.into_iter();
-        let forks = forked.map(|(device, since_ms)| Fork {
+        let mut since = self.twins.clone();
+        since.extend(self.store.forked()?);
+        let forks = since.into_iter().map(|(device, since_ms)| Fork {
             device: self.device_ref(&device),
             since_ms,
         });

@@ -782,9 +782,12 @@ fn pick<'p>(
                 .filter(|version| version.id.to_string().starts_with(prefix.as_str()))
                 .collect();
             match fits.as_slice() {
-                [] => Err(
-                    CommandError::failed(format!("{path} has no version {prefix}")).with_hint(list),
-                ),
+                [] => Err(CommandError::failed(format!(
+                    "{path} has no version {prefix}, and that is no time either"
+                ))
+                .with_hint(format!(
+                    "{list}; a time is \"2026-05-01 14:30\" or \"2 days ago\""
+                ))),
                 [one] if one.content.is_none() => Err(CommandError::failed(format!(
                     "{prefix} is no content of {path}: it was {} then",
                     match one.did {

@@ -139,6 +139,8 @@ pub struct Device {
     alarms: BTreeMap<(SpaceId, DeviceId), String>,
     /// Devices that listeners were told to be in use in two places.
     shown_forks: BTreeSet<DeviceId>,
+    /// Devices of which two replicas were connected at the same time, and since when.
+    twins: BTreeMap<DeviceId, u64>,
     keeping: keeping::Keeping,
     /// When this device last began new logs because its own went on elsewhere.
     renewed_ms: Option<u64>,
@@ -193,6 +195,7 @@ impl Device {
             judged: BTreeSet::new(),
             alarms: BTreeMap::new(),
             shown_forks: BTreeSet::new(),
+            twins: BTreeMap::new(),
             keeping: keeping::Keeping::default(),
             renewed_ms: None,
             superseded_ms: None,

@@ -45,6 +45,8 @@ pub(super) struct Peer {
     pub(super) since_ms: u64,
     /// The life that its replica said to have.
     life: Option<Incarnation>,
+    /// Count of frames when it said so.
+    lived: u64,
     /// What its own acks that came by this connection said: space → vector.
     pub(super) acked: BTreeMap<SpaceId, VersionVector>,
     /// Count of frames when the last one came by it.
@@ -255,6 +257,7 @@ impl Device {
             session,
             since_ms: now.ms,
             life: None,
+            lived: 0,
             acked: BTreeMap::new(),
             heard: None,
             queued: [0; 2],
@@ -382,9 +385,23 @@ impl Device {
             self.first_word(conn, silent, life, now)?;
         }
         if let Some(peer) = self.peers.get_mut(&conn) {
-            peer.life = peer.life.or(life);
+            if life.is_some() {
+                peer.life = life;
+                peer.lived = self.frames;
+            }
             peer.heard = Some(self.frames);
             self.last_seen.insert(peer.device, now.ms);
+            let (device, life, lived) = (peer.device, peer.life, peer.lived);
+            // Of a daemon that has gone, a connection may be left; it says nothing any more.
+            let beside = |other: &Peer| {
+                other.device == device
+                    && other.life.is_some()
+                    && other.life != life
+                    && other.heard.is_some_and(|heard| heard >= lived)
+            };
+            if life.is_some() && self.peers.values().any(beside) {
+                self.note_twins(&device, now);
+            }
         }
         self.feed(
             conn,

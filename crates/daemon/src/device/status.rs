@@ -233,7 +233,10 @@ impl Device {
         }
         if conflicts > 0 {
             needs_user.push(NeedsUser {
-                what: format!("{conflicts} paths are in conflict: of each, one version shows"),
+                what: match conflicts {
+                    1 => "1 path is in conflict: of its versions, one shows".into(),
+                    _ => format!("{conflicts} paths are in conflict: of each, one version shows"),
+                },
                 command: "pacsync conflicts".into(),
             });
         }
@@ -358,6 +361,16 @@ impl Device {
                     .collect(),
             });
         }
+        if self.store.is_copied() {
+            notices.push(Notice {
+                what: "this home was copied, moved or put back from a copy: it writes a log of \
+                       its own from now on, and what it did not know comes from other devices. If \
+                       what it was copied from is in use too, remove one of the two homes and \
+                       pair that device again"
+                    .into(),
+                paths: vec![],
+            });
+        }
         if self.renewed_ms.is_some() {
             notices.push(Notice {
                 what:
@@ -405,9 +418,12 @@ impl Device {
             let root = self.root_of(&space.id)?;
             notices.push(Notice {
                 what: format!(
-                    "{} files in {} differed from the pac's when they met; the pac's show, yours \
-                     are kept in history",
-                    aside.len(),
+                    "{} in {} differed from the pac's; the pac's content shows, yours is kept in \
+                     history",
+                    match aside.len() {
+                        1 => "1 file".to_owned(),
+                        files => format!("{files} files"),
+                    },
                     self.space_name(&space.id)
                 ),
                 paths: aside

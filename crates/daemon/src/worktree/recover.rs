@@ -27,9 +27,9 @@ pub enum OpenError {
     Disk(#[from] DiskError),
     /// Another directory stands at the root's place.
     #[error(
-        "another directory stands at the root's place (is its disk mounted?): nothing is changed \
-         until the one that was attached is back, or the space is attached anew (`pacsync space \
-         attach`)"
+        "another directory stands at the root's place (is its disk mounted? were home and root \
+         copied?): nothing is changed until the one that was attached is back, or the space is \
+         attached anew (`pacsync space attach`)"
     )]
     OtherRoot,
     /// The space is not attached, or its keys are not here.
