@@ -272,7 +272,7 @@ impl Device {
                     nobody = Some((*space, peer.device));
                 }
             }
-            for space in &self.lacking {
+            for space in &self.rows_lacking {
                 if peer.session.peer_vector(space).is_none() {
                     continue;
                 }
@@ -284,7 +284,7 @@ impl Device {
                 }
             }
         }
-        if !self.lacking.is_empty() {
+        if !self.rows_lacking.is_empty() {
             let again = now.ms.saturating_add(AGAIN_MS);
             self.want_due = Some(self.want_due.map_or(again, |due| due.min(again)));
         }
@@ -351,7 +351,7 @@ impl Device {
             }
             (Ok(()), Place::Last) => {
                 self.checkpoint_trouble.remove(&space);
-                if !self.lacking.contains(&space) {
+                if !self.rows_lacking.contains(&space) {
                     for peer in self.peers.values_mut() {
                         peer.rows_asked.remove(&space);
                     }
@@ -436,7 +436,7 @@ impl Device {
             Err(LoadError::Older) => return Ok(Err(Failed::Later)),
             Err(error) => return Ok(Err(Failed::Refused(error.to_string()))),
         }
-        self.lacking.remove(&space);
+        self.rows_lacking.remove(&space);
         let committed = txn.commit()?;
         tracing::info!(space = %space.short(), parts = taking.next + 1, "started from a checkpoint");
         self.count_deletes(&committed, now)?;
@@ -526,8 +526,10 @@ impl Device {
         Ok(())
     }
 
-    /// After a start: what waits may wait for rows that a checkpoint has left out.
+    /// After a start: rows that a checkpoint has left out are lacking about what lives, and what
+    /// waits may wait for such.
     pub(super) fn note_lacking(&mut self, now: Now) -> Result<(), StoreError> {
+        self.rows_lacking = self.store.lacking()?;
         if self.waiting.is_empty() {
             return Ok(());
         }

@@ -129,7 +129,7 @@ pub struct Device {
     /// When is looked whether a checkpoint is needed.
     want_due: Option<u64>,
     /// Spaces of which rows are lacking that a checkpoint has left out.
-    lacking: BTreeSet<SpaceId>,
+    rows_lacking: BTreeSet<SpaceId>,
     taking: Option<checkpoints::Taking>,
     /// Why a space gets no further though peers have more of it.
     checkpoint_trouble: BTreeMap<SpaceId, String>,
@@ -189,7 +189,7 @@ impl Device {
             kept_bytes: checkpoints::KEPT_BYTES,
             part_bytes: pacsync_protocol::checkpoint::PART_BYTES,
             want_due: None,
-            lacking: BTreeSet::new(),
+            rows_lacking: BTreeSet::new(),
             taking: None,
             checkpoint_trouble: BTreeMap::new(),
             judged: BTreeSet::new(),
@@ -390,7 +390,7 @@ impl Device {
         }
         self.check_joins(now)?;
         if !committed.lacking.is_empty() {
-            self.lacking.extend(committed.lacking);
+            self.rows_lacking.extend(committed.lacking);
             self.want_checkpoint(now)?;
         }
         Ok(())

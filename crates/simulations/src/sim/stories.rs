@@ -29,77 +29,54 @@ const NEW: usize = 3;
 /// Three devices drop what all of them have as soon as they may. One leaves for five years in which
 /// its user goes on editing its disk, the others theirs, and a fourth joins. Then it is back.
 pub fn years(seed: u64, detail: Detail) -> Outcome {
-    let setup = Setup {
-        seed,
-        steps: 0,
-        devices: NEW + 1,
-        disk: DiskKind::Ext4,
-        faults: Faults::Classic,
-    };
-    let script = Script {
-        profile: Profile {
-            prunes: true,
-            ..Profile::plain(&setup)
-        },
-        steps: vec![],
-    };
-    play_as(&setup, &script, detail, |runner| runner.years(&setup))
+    story(seed, detail, NEW + 1, Prunes::Yes, Runner::years)
 }
 
 /// A founder, who alone is an admin, and a member drop what both have. A second member is let in,
 /// meets only the first one, and takes nothing from it; then the founder.
 pub fn members_give_no_checkpoints(seed: u64, detail: Detail) -> Outcome {
-    let setup = Setup {
-        seed,
-        steps: 0,
-        devices: 3,
-        disk: DiskKind::Ext4,
-        faults: Faults::Classic,
-    };
-    let script = Script {
-        profile: Profile {
-            prunes: true,
-            ..Profile::plain(&setup)
-        },
-        steps: vec![],
-    };
-    play_as(&setup, &script, detail, |runner| runner.members(&setup))
+    story(seed, detail, 3, Prunes::Yes, Runner::members)
 }
 
 /// A device's home is put back from an older copy while its files stay as they are; then all go on.
 pub fn home_put_back(seed: u64, detail: Detail) -> Outcome {
-    let setup = Setup {
-        seed,
-        steps: 0,
-        devices: 3,
-        disk: DiskKind::Ext4,
-        faults: Faults::Classic,
-    };
-    let script = Script {
-        profile: Profile::plain(&setup),
-        steps: vec![],
-    };
-    play_as(&setup, &script, detail, |runner| runner.put_back(&setup))
+    story(seed, detail, 3, Prunes::No, Runner::put_back)
 }
 
 /// What an admin and a member deleted goes with all that is known of it: a new device starts without it.
 /// Then the member brings it back while the admin, from whom alone all of it is taken, is away for a while.
 pub fn the_left_out_come_back(seed: u64, detail: Detail) -> Outcome {
+    story(seed, detail, 3, Prunes::Yes, Runner::left_out)
+}
+
+/// Whether devices drop what all have as soon as they may.
+enum Prunes {
+    Yes,
+    No,
+}
+
+fn story(
+    seed: u64,
+    detail: Detail,
+    devices: usize,
+    prunes: Prunes,
+    tell: fn(&mut Runner, &Setup) -> Result<(), Failure>,
+) -> Outcome {
     let setup = Setup {
         seed,
         steps: 0,
-        devices: 3,
+        devices,
         disk: DiskKind::Ext4,
         faults: Faults::Classic,
     };
     let script = Script {
         profile: Profile {
-            prunes: true,
+            prunes: matches!(prunes, Prunes::Yes),
             ..Profile::plain(&setup)
         },
         steps: vec![],
     };
-    play_as(&setup, &script, detail, |runner| runner.left_out(&setup))
+    play_as(&setup, &script, detail, |runner| tell(runner, &setup))
 }
 
 fn broken(invariant: &'static str, what: String) -> Failure {

@@ -11,7 +11,7 @@ use pacsync_protocol::segment::Entry;
 use pacsync_protocol::{Head, LogId, NodeId, SegmentHash, Seq, SpaceId, cbor};
 use redb::ReadableTable;
 
-use super::{LoadError, NAMED, PARTS, STARTED_FROM};
+use super::{LACKING, LoadError, NAMED, PARTS, STARTED_FROM};
 use crate::documents::{self, DocumentId};
 use crate::error::StoreError;
 use crate::replica::NewSegment;
@@ -217,8 +217,9 @@ impl Txn<'_> {
         self.tx
             .open_table(STARTED_FROM)?
             .insert(space.no, header.bytes())?;
+        self.tx.open_table(LACKING)?.remove(space.no)?;
         self.apply(now_ms, rng)?;
-        self.bury(&says.space, &dead, &ends, now_ms, rng)?;
+        self.declare_dead(&says.space, &dead, &ends, now_ms, rng)?;
         Ok(Ok(()))
     }
 
@@ -248,7 +249,7 @@ impl Txn<'_> {
     /// Says that nodes are dead that are here and that a checkpoint up to some ends left out, but for
     /// those with a content from after it: this replica was put back to before they died. Of those
     /// that live on, rows may be lacking.
-    fn bury(
+    fn declare_dead(
         &mut self,
         space: &SpaceId,
         nodes: &BTreeSet<NodeId>,
@@ -289,6 +290,7 @@ impl Txn<'_> {
         }
         let may = self.roster().may_write(&own, space);
         if lives || !may {
+            self.tx.open_table(LACKING)?.insert(no, ())?;
             self.out.lacking.insert(*space);
         }
         if !may {

@@ -42,6 +42,10 @@ const NAMED: TableDefinition<'_, (u32, &[u8; 32]), ()> = TableDefinition::new("c
 /// lacking here, as a checkpoint that was taken in left them out.
 const LEFT_OUT: TableDefinition<'_, (u32, u32), u64> = TableDefinition::new("checkpoint_left_out");
 
+/// Space number → nothing: of what a checkpoint left out something lives here, and rows of it are
+/// lacking.
+const LACKING: TableDefinition<'_, u32, ()> = TableDefinition::new("checkpoint_lacking");
+
 /// Space number → signed header of the last checkpoint that was taken in.
 const STARTED_FROM: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("checkpoints");
 
@@ -49,6 +53,7 @@ pub(crate) fn make_tables(tx: &WriteTransaction) -> Result<(), StoreError> {
     tx.open_table(PARTS)?;
     tx.open_table(NAMED)?;
     tx.open_table(LEFT_OUT)?;
+    tx.open_table(LACKING)?;
     tx.open_table(STARTED_FROM)?;
     Ok(())
 }
@@ -93,6 +98,23 @@ impl Store {
         let no = self.space(space)?.no;
         let table = self.read()?.open_table(STARTED_FROM)?;
         Ok(table.get(no)?.map(|bytes| bytes.value().to_vec()))
+    }
+
+    /// Spaces of which rows are lacking about what lives here. Segments that wait for rows are told of
+    /// by [`apply`](Txn::apply).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn lacking(&self) -> Result<BTreeSet<SpaceId>, StoreError> {
+        let tx = self.read()?;
+        let table = tx.open_table(LACKING)?;
+        let mut lacking = BTreeSet::new();
+        for space in self.spaces() {
+            if table.get(space.no)?.is_some() {
+                lacking.insert(space.id);
+            }
+        }
+        Ok(lacking)
     }
 
     /// Looks whether what a checkpoint signs is what is known here.
@@ -174,8 +196,8 @@ impl Txn<'_> {
         Ok(())
     }
 
-    /// Whether rows about nodes that are dead for good may be lacking of a space.
-    pub(crate) fn lacks_rows(&self, space: u32) -> Result<bool, StoreError> {
+    /// Whether something was left out of what this replica has of a space.
+    pub(crate) fn has_left_out(&self, space: u32) -> Result<bool, StoreError> {
         let table = self.tx.open_table(LEFT_OUT)?;
         let mut range = table.range((space, 0)..=(space, u32::MAX))?;
         Ok(range.next().transpose()?.is_some())

@@ -114,14 +114,14 @@ impl Txn<'_> {
                 Counted::Never(why) => self.quarantine(no, header.last(), &why)?,
             }
         } else {
-            let Some(graves) = self.graves(&space, &entries)? else {
+            let Some(ignored) = self.ignorable(&space, &entries)? else {
                 self.out.lacking.insert(space.id);
                 return Ok(false);
             };
-            if !graves.is_empty() {
+            if !ignored.is_empty() {
                 self.leave_out(space.no, no, header.last())?;
             }
-            let nodes = self.take_entries(&space, no, header, entries, &graves)?;
+            let nodes = self.take_entries(&space, no, header, entries, &ignored)?;
             self.note_arrival(space.no, no, header, &nodes, now_ms)?;
         }
         // A clock that runs ahead must not raise everyone's.
@@ -230,14 +230,14 @@ impl Txn<'_> {
     /// The rows of a segment that need no place here: they say that nodes are dead that are lacking
     /// because they were dead for good. `None` if another row rests on something that is lacking
     /// for that reason: what a checkpoint has left out is alive again, and a newer one has it.
-    fn graves(
+    fn ignorable(
         &self,
         space: &Space,
         entries: &[Entry],
     ) -> Result<Option<BTreeSet<RowId>>, StoreError> {
-        let mut graves = BTreeSet::new();
-        if !self.lacks_rows(space.no)? {
-            return Ok(Some(graves));
+        let mut ignorable = BTreeSet::new();
+        if !self.has_left_out(space.no)? {
+            return Ok(Some(ignorable));
         }
         let mut nodes = BTreeSet::new();
         let mut rows = BTreeSet::new();
@@ -251,7 +251,7 @@ impl Txn<'_> {
             if row.is_birth() {
                 nodes.insert(row.node);
             } else if is_grave(&row) && !nodes.contains(&row.node) && !tree.knows_node(&row.node)? {
-                graves.insert(id);
+                ignorable.insert(id);
                 continue;
             }
             let parent = row.keys.at.as_ref().map(|at| at.parent);
@@ -270,7 +270,7 @@ impl Txn<'_> {
             }
             rows.insert(id);
         }
-        Ok(Some(graves))
+        Ok(Some(ignorable))
     }
 
     /// Returns the nodes that rows are about, but for those that need no place.
@@ -280,7 +280,7 @@ impl Txn<'_> {
         no: u32,
         header: &Header,
         entries: Vec<Entry>,
-        graves: &BTreeSet<RowId>,
+        ignored: &BTreeSet<RowId>,
     ) -> Result<BTreeSet<NodeId>, StoreError> {
         let mut nodes = BTreeSet::new();
         let confirmed = entries.contains(&Entry::DeletesConfirmed);
@@ -300,7 +300,7 @@ impl Txn<'_> {
                         {
                             trouble = Some("a placement is stamped above its clock".to_owned());
                         }
-                        Ok(_) if graves.contains(&Row::id_of(bytes)) => {}
+                        Ok(_) if ignored.contains(&Row::id_of(bytes)) => {}
                         Ok(row) => {
                             let carrier = Carrier { log: no, seq };
                             match tree.insert(Row::id_of(bytes), &row, bytes, carrier) {

@@ -210,6 +210,52 @@ proptest! {
 }
 
 #[test]
+fn rows_of_what_lives_on_are_missed_until_they_come() {
+    let mut pac = Pac::new(3, 2);
+    let node = NodeId::from_bytes([1; 16]);
+    let content = |id: u8| {
+        Some(Content {
+            id: ContentId::from_bytes([id; 32]),
+            size: 1,
+            mtime_ns: i64::from(id),
+            inline: None,
+        })
+    };
+    let mut txn = pac.stores[0].begin().expect("begins");
+    let keys = Keys {
+        kind: Some(Kind::File),
+        at: Some(Placed {
+            parent: NodeId::ROOT,
+            name: Name::new("a").expect("a name"),
+            stamp: txn.next_stamp(&SPACE).expect("a stamp"),
+        }),
+        content: content(1),
+        ..Keys::default()
+    };
+    let birth = Entry::Row(Row::new(node, vec![], keys).to_bytes());
+    txn.append(&SPACE, vec![birth], 1, &mut pac.rng)
+        .expect("appends");
+    txn.commit().expect("commits");
+    pac.gossip(&[0, 1, 2]);
+    pac.delete(0);
+    pac.sync(0, 1, SPACE);
+    let keys = Keys {
+        content: content(2),
+        ..Keys::default()
+    };
+    pac.over(2, node, &keys);
+    let stable = pac.stable(&[0, 1]);
+    assert_eq!(pac.checkpoint_at(0, 2, stable), Ok(()));
+    let missed = |pac: &Pac| pac.stores[2].lacking().expect("reads");
+    assert_eq!(missed(&pac), [SPACE].into());
+    pac.gossip(&[0, 1, 2]);
+    assert_eq!(pac.checkpoint(0, 2), Ok(()));
+    assert_eq!(missed(&pac), [].into());
+    pac.agrees(2, 0);
+    assert_eq!(pac.state(2), pac.state(0));
+}
+
+#[test]
 fn the_dead_are_left_out_with_all_that_was_in_them() {
     let mut pac = Pac::new(2, 1);
     let dead = |pac: &mut Pac, node: NodeId| {
