@@ -385,6 +385,17 @@ fn a_merge_that_is_what_was_overwritten() {
     check_with(Faults::All, 870_070, 50, 2);
 }
 
+/// A text became by an edit what another file had held, which its user overwrote: it is no zombie.
+#[test]
+fn two_texts_become_the_same() {
+    check_with(
+        Faults::All,
+        1_400_211,
+        50,
+        2 + usize::from(1_400_211 % 3 == 0),
+    );
+}
+
 /// What an apply had removed was edited, as a crash had come before the record of it.
 #[test]
 fn what_stands_where_something_was_removed_before_a_crash() {

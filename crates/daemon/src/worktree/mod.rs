@@ -18,6 +18,7 @@ mod ignore;
 mod keep;
 mod lacks;
 mod merging;
+mod moves;
 mod notes;
 mod plan;
 mod queue;
@@ -27,6 +28,7 @@ mod settle;
 mod texts;
 mod tracking;
 mod transfer;
+mod unify;
 mod unshown;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -17,12 +17,10 @@ use super::content::Contents;
 use super::merging::Attempt;
 use super::settle::path_of;
 use super::transfer::TransferRecord;
+use super::unify::Rebound;
 use super::unshown::{Occupant, Unshowable};
 use super::{Class, Waiting, Worktree, file_identity};
 use crate::disk::{FileKind, RelPath};
-
-/// Most nodes that are followed to find out whether they wait for each other.
-const RING_MAX: usize = 4_096;
 
 /// What a node needs.
 #[derive(Debug)]
@@ -85,32 +83,6 @@ impl Worktree {
             self.shrinking.remove(&rep);
         }
         self.plan_rep(b, packs, rng, rep, state)
-    }
-
-    /// A file that became another one, which is on disk, too, is to go. If it has gone by itself,
-    /// somebody deleted it: what it showed must not come up where the other stands before that is
-    /// taken in.
-    fn plan_unified(
-        &mut self,
-        b: &mut Batch<'_>,
-        node: NodeId,
-        rep: NodeId,
-    ) -> Result<Plan, StoreError> {
-        let Some((_, _, entry)) = b.index.entry_of(&node)? else {
-            return Ok(Plan::Done);
-        };
-        if entry.kind != Kind::Dir
-            && let Some(path) = path_of(&b.index, &node)?
-            && self.tracking.class(&path) != Class::Untracked
-            && matches!(self.disk.stat(&path), Ok(None))
-        {
-            let plan = self.after_look(node, path, super::VACATED_MS * 2, b.now);
-            if let Some(until) = self.stalled.get(&node) {
-                self.shrinking.insert(rep, *until);
-            }
-            return Ok(plan);
-        }
-        self.plan_removal(b, node)
     }
 
     fn plan_rep(
@@ -259,7 +231,11 @@ impl Worktree {
         Ok(Wanted::Nowhere)
     }
 
-    fn plan_removal(&mut self, b: &mut Batch<'_>, node: NodeId) -> Result<Plan, StoreError> {
+    pub(super) fn plan_removal(
+        &mut self,
+        b: &mut Batch<'_>,
+        node: NodeId,
+    ) -> Result<Plan, StoreError> {
         let Some((parent, name, entry)) = b.index.entry_of(&node)? else {
             return Ok(Plan::Done);
         };
@@ -402,7 +378,7 @@ impl Worktree {
     }
 
     /// What lies beneath a directory may have come, or been moved there, while it was not rendered.
-    fn mark_below(&mut self, b: &mut Batch<'_>, dir: NodeId) -> Result<(), StoreError> {
+    pub(super) fn mark_below(&mut self, b: &mut Batch<'_>, dir: NodeId) -> Result<(), StoreError> {
         let mut missing = vec![];
         for item in b.tree.children(&dir)? {
             let (_, node) = item?;
@@ -774,142 +750,15 @@ impl Worktree {
         contents.small(content)
     }
 
-    fn plan_move(
-        &mut self,
-        b: &mut Batch<'_>,
-        packs: &PackStore,
-        rng: &mut dyn Entropy,
-        state: NodeState,
-        (parent, name, entry): (NodeId, Vec<u8>, Entry),
-        place: Place,
-    ) -> Result<Plan, StoreError> {
-        let node = state.id;
-        let Some(dir) = path_of(&b.index, &parent)? else {
-            return Ok(Plan::Done);
-        };
-        let Ok(path) = dir.join(&name) else {
-            return Ok(Plan::Done);
-        };
-        let from = Place { parent, name, path };
-        if place.name.len() > self.probe.name_max {
-            let why = Unshowable::LongName;
-            return self.stay(b, packs, rng, state, entry, from, &place.path, why);
-        }
-        let blocker = match self.occupant(b, &place)? {
-            // Its name changes to one that this disk takes for the same.
-            Occupant::Node(other) if other == node => None,
-            Occupant::Node(other) => {
-                if self.faults.is_unshowable(&other)
-                    || self.stays(b, &other, &place)?
-                    || self.is_stuck(b, &other)?
-                {
-                    let why = Unshowable::Taken;
-                    return self.stay(b, packs, rng, state, entry, from, &place.path, why);
-                }
-                Some(other)
-            }
-            Occupant::Unseen(path) => {
-                return Ok(self.after_look(node, path, super::SETTLE_MS, b.now));
-            }
-            // The directory that it goes to lies beneath it: that one has to go first.
-            Occupant::None if place.path.starts_with(&from.path) => Some(place.parent),
-            Occupant::None => None,
-        };
-        let Some(blocker) = blocker else {
-            return Ok(Plan::Step(Step::Move {
-                node,
-                entry,
-                from,
-                to: place,
-            }));
-        };
-        let beneath = place.path.starts_with(&from.path);
-        if beneath || !self.is_ring(b, node, blocker)? {
-            return Ok(self.after(node, blocker, b.now));
-        }
-        // Each waits for the next one's place: step aside, out of what has to move.
-        let Some(to) = self.place_aside(&place, rng) else {
-            return Ok(Plan::Done);
-        };
-        Ok(Plan::Step(Step::Move {
-            node,
-            entry,
-            from,
-            to,
-        }))
-    }
-
-    /// Another name in the same directory.
-    fn place_aside(&self, place: &Place, rng: &mut dyn Entropy) -> Option<Place> {
-        let name = self.temp_name(b"", rng);
-        let dir = place.path.parent().unwrap_or_default();
-        let path = dir.join(&name).ok()?;
-        Some(Place {
-            parent: place.parent,
-            name,
-            path,
-        })
-    }
-
-    /// Moves what stands where something has to be made first that it goes to.
-    fn step_aside(
-        &self,
-        b: &Batch<'_>,
-        rng: &mut dyn Entropy,
-        node: NodeId,
-    ) -> Result<Option<Step>, StoreError> {
-        let Some((parent, name, entry)) = b.index.entry_of(&node)? else {
-            return Ok(None);
-        };
-        let dir = path_of(&b.index, &parent)?.unwrap_or_default();
-        let Ok(path) = dir.join(&name) else {
-            return Ok(None);
-        };
-        let from = Place { parent, name, path };
-        let to = self.place_aside(&from, rng);
-        Ok(to.map(|to| Step::Move {
-            node,
-            entry,
-            from,
-            to,
-        }))
-    }
-
-    /// Whether `node` waits for a place that becomes free only once `node` itself has moved, or is
-    /// made.
-    fn is_ring(&mut self, b: &Batch<'_>, node: NodeId, first: NodeId) -> Result<bool, StoreError> {
-        let mut at = first;
-        for _ in 0..RING_MAX {
-            let Some(state) = b.tree.node(&at)? else {
-                return Ok(false);
-            };
-            let next = match self.wanted_place(b, &state)? {
-                Wanted::Nowhere => return Ok(false),
-                Wanted::After(above) => match above.first() {
-                    Some(dir) => *dir,
-                    None => return Ok(false),
-                },
-                Wanted::Place(place) => match self.occupant(b, &place)? {
-                    Occupant::Node(other) if other == at => return Ok(false),
-                    Occupant::Node(other) => other,
-                    Occupant::Unseen(_) => return Ok(false),
-                    Occupant::None => match path_of(&b.index, &at)? {
-                        Some(from) if place.path.starts_with(&from) => place.parent,
-                        _ => return Ok(false),
-                    },
-                },
-            };
-            if next == node {
-                return Ok(true);
-            }
-            at = next;
-        }
-        Ok(false)
-    }
-
     /// This node's turn comes once what stands at its path was looked at; where that cannot be
     /// read, when it is tried again.
-    fn after_look(&mut self, node: NodeId, path: RelPath, wait_ms: u64, now: super::Now) -> Plan {
+    pub(super) fn after_look(
+        &mut self,
+        node: NodeId,
+        path: RelPath,
+        wait_ms: u64,
+        now: super::Now,
+    ) -> Plan {
         let until = match self.faults.retry_of_read(&path) {
             Some(at) => at.max(now.ms) + super::SETTLE_MS,
             None => {
@@ -929,7 +778,7 @@ impl Worktree {
 
     /// This node's turn comes after another's: at once if that one is free to go, else when it is
     /// done, or tried again.
-    fn after(&mut self, node: NodeId, other: NodeId, now: super::Now) -> Plan {
+    pub(super) fn after(&mut self, node: NodeId, other: NodeId, now: super::Now) -> Plan {
         let blocked = if self.breaker.held().remote.contains_key(&other)
             || self.waiting_of.contains_key(&other)
         {
@@ -950,69 +799,6 @@ impl Worktree {
             }
         }
     }
-
-    /// A node was unified into another: what is on disk under its name belongs to the other now.
-    fn rebind(
-        &mut self,
-        b: &mut Batch<'_>,
-        node: NodeId,
-        rep: NodeId,
-    ) -> Result<Rebound, StoreError> {
-        let Some((parent, name, mut entry)) = b.index.entry_of(&node)? else {
-            return Ok(Rebound::Done);
-        };
-        let children = b.index.children(&node)?;
-        if b.index.location(&rep)?.is_some() {
-            if children.is_empty() {
-                return Ok(Rebound::InTheWay);
-            }
-            // Both directories are on disk: the children move over, then this one goes.
-            self.mark(children.into_iter().map(|(_, entry)| entry.node));
-            return Ok(Rebound::Emptying);
-        }
-        entry.node = rep;
-        b.index.remove(&parent, &name)?;
-        b.put(&parent, &name, &entry)?;
-        if !children.is_empty()
-            && let Some(path) = path_of(&b.index, &rep)?
-        {
-            // What was seen to be missing in it, or is looked at now, was noted under the old node.
-            self.queue.deep(path, b.now.ms);
-        }
-        for (name, child) in children {
-            b.index.remove(&node, &name)?;
-            b.put(&rep, &name, &child)?;
-        }
-        Ok(Rebound::Done)
-    }
-
-    /// A dead directory that stands in another one's place and does not go, as what is in it keeps
-    /// its old name, is that other one from now on; false if it has another name.
-    fn take_over(
-        &mut self,
-        b: &mut Batch<'_>,
-        old: NodeId,
-        new: NodeId,
-        place: &Place,
-    ) -> Result<bool, StoreError> {
-        let location = b.index.location(&old)?;
-        if location.is_none_or(|(parent, name)| parent != place.parent || name != place.name) {
-            return Ok(false);
-        }
-        self.rebind(b, old, new)?;
-        self.mark_below(b, new)?;
-        self.mark([old]);
-        Ok(true)
-    }
-}
-
-enum Rebound {
-    /// Its name on disk, if it has one, is the other's now.
-    Done,
-    /// It stands beside the other and is to go.
-    InTheWay,
-    /// The same once its entries have moved to the other; the last of them marks it again.
-    Emptying,
 }
 
 pub(super) enum Wanted {

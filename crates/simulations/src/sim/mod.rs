@@ -14,6 +14,7 @@ mod medium;
 mod mishap;
 mod node;
 mod oracle;
+mod rest;
 mod runner;
 mod script;
 mod stories;

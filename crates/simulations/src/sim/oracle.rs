@@ -127,9 +127,15 @@ impl Oracle {
             });
         }
         let what = Written::file(&bytes);
+        // Two edits may make the same of two texts: who overwrites one takes nothing from the other.
+        let stands_elsewhere = self
+            .versions
+            .get(&what)
+            .is_some_and(|v| v.moved || v.path != path);
         self.saved(what.clone(), number, device, path, bytes);
         if let Some(version) = self.versions.get_mut(&what) {
             version.is_text = true;
+            version.moved = stands_elsewhere;
         }
     }
 
